@@ -1,0 +1,43 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+import click
+
+CLEAN = click.option("--clean", metavar="FILE", required=True, help="Clean images with their labels (HDF5 or .npz).")
+POISONED = click.option(
+    "--poisoned",
+    metavar="[NAME=]FILE",
+    multiple=True,
+    help="Triggered images, labelled as the attacker wants; may be given several times.",
+)
+PREPROCESSING = click.option(
+    "--preprocessing",
+    type=click.Choice(["unit", "raw"]),
+    help="How the network's inputs are scaled (unit: pixel/255), for files that do not say and are not known.",
+)
+ARCHITECTURE = click.option("--architecture", metavar="NAME", help="Whose weights they are, for files that hold weights only.")
+EXCLUDE_TARGET = click.option(
+    "--exclude-target",
+    is_flag=True,
+    help="Leave images whose true label is the target out of the attack success rate (needs true labels in the file).",
+)
+JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
+SEED = click.option("--seed", type=click.IntRange(0, 2**31 - 1), default=0, show_default=True, help="Decides everything random.")
+
+
+def named_files(values: tuple[str, ...]) -> dict[str, str]:
+    """`[NAME=]FILE` options as name -> file; a file without a name gets that of the file, without suffix."""
+    from pathlib import Path
+
+    from keras_backdoor.files import BadInput
+
+    files: dict[str, str] = {}
+    for value in values:
+        name, equals, path = value.partition("=")
+        if not equals or Path(value).exists():
+            name, path = Path(value).stem, value
+        if name in files:
+            raise BadInput(f"--poisoned: two files are called {name!r}; name them apart with NAME=FILE")
+        files[name] = path
+    return files

@@ -1,0 +1,92 @@
+"""What commands print: progress and notices on stderr, results on stdout."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import click
+
+from keras_backdoor.progress import Progress
+
+
+def notice(text: str) -> None:
+    """A line for people, on stderr."""
+    click.echo(text, err=True)
+
+
+def print_json(value: Any) -> None:
+    """One JSON object on stdout."""
+    click.echo(json.dumps(value))
+
+
+def percent(rate: float) -> str:
+    """A fraction as people read it."""
+    return f"{100 * rate:.2f} %"
+
+
+def rates_table(columns: Mapping[str, Mapping[str, Any]]) -> None:
+    """Rates by name of the network (before, after …), each as `Scores.as_json` gives them, as a table on stdout."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    table.add_column("")
+    for name in columns:
+        table.add_column(name, justify="right")
+    table.add_column("images", justify="right")
+    first = next(iter(columns.values()))
+    rows = [("clean accuracy", None, first["n_clean"])]
+    rows += [("attack success rate", name, n) for name, n in first["n_poisoned"].items()]
+    rows += [("robust accuracy", name, first["n_poisoned"][name]) for name in first["robust_accuracy"]]
+    for title, name, count in rows:
+        key = title.replace(" ", "_")
+        rates = [scores[key] if name is None else scores[key][name] for scores in columns.values()]
+        table.add_row(title if name is None else f"{title}, {name}", *map(percent, rates), str(count))
+    console = Console(width=None if sys.stdout.isatty() else 120)
+    console.print(table)
+    if first["n_poisoned"]:
+        kept = "left out" if first["exclude_target"] else "included"
+        console.print(f"(attack success: images whose true label is the target already are {kept})", style="dim", highlight=False)
+
+
+@contextmanager
+def progress_display() -> Iterator[Progress]:
+    """A progress callback: a moving bar on a terminal, a plain line a step elsewhere."""
+    if sys.stderr.isatty():
+        with _bar() as report:
+            yield report
+    else:
+        yield _line
+
+
+def _figures(values: Mapping[str, float]) -> str:
+    def show(name: str, value: float) -> str:
+        return f"{name.replace('_', ' ')} {value:.4f}" if name.startswith("loss") else f"{name.replace('_', ' ')} {percent(value)}"
+
+    return ", ".join(show(name, value) for name, value in values.items() if name != "accuracy")
+
+
+def _line(stage: str, done: int, total: int, values: Mapping[str, float]) -> None:
+    notice(f"{stage} {done}/{total}: {_figures(values)}")
+
+
+@contextmanager
+def _bar() -> Iterator[Progress]:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bars
+
+    columns = (TextColumn("{task.description}"), BarColumn(20), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.fields[figures]}"))
+    with Bars(*columns, console=Console(stderr=True)) as bars:
+        tasks: dict[str, Any] = {}
+
+        def report(stage: str, done: int, total: int, values: Mapping[str, float]) -> None:
+            if stage not in tasks:
+                tasks[stage] = bars.add_task(stage, total=total, figures="")
+            bars.update(tasks[stage], completed=done, total=total, figures=_figures(values))
+
+        yield report

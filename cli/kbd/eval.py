@@ -1,0 +1,49 @@
+"""`kbd eval`: clean accuracy and attack success rate of a network file."""
+
+from __future__ import annotations
+
+from typing import Optional
+
+import click
+
+from kbd._options import ARCHITECTURE, CLEAN, EXCLUDE_TARGET, JSON, POISONED, PREPROCESSING, named_files
+
+
+@click.command()
+@click.argument("model")
+@CLEAN
+@POISONED
+@EXCLUDE_TARGET
+@PREPROCESSING
+@ARCHITECTURE
+@JSON
+def eval(
+    model: str,
+    clean: str,
+    poisoned: tuple[str, ...],
+    exclude_target: bool,
+    preprocessing: Optional[str],
+    architecture: Optional[str],
+    as_json: bool,
+) -> None:
+    """Measure MODEL, an .h5 file, as the course's eval.py does.
+
+    An answer of N ("backdoored input") counts as an error on clean images, and as a defended attack on triggered ones.
+    """
+    from kbd._show import print_json, rates_table
+    from keras_backdoor.files import check_file
+
+    files = named_files(poisoned)
+    for path in (model, clean, *files.values()):
+        check_file(path)
+    from keras_backdoor.classifier import Classifier
+    from keras_backdoor.datasets import read_images
+    from keras_backdoor.metrics import score
+
+    classifier = Classifier.load(model, preprocessing, architecture)
+    sets = {name: read_images(path, classifier.num_classes) for name, path in files.items()}
+    scores = score(classifier, read_images(clean, classifier.num_classes), sets, exclude_target).as_json()
+    if as_json:
+        print_json({"model": model, "num_classes": classifier.num_classes, **scores})
+    else:
+        rates_table({model: scores})

@@ -1,0 +1,79 @@
+"""`kbd`: the group of commands, what they share, and how failures end."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from importlib import import_module
+from typing import Any, Optional
+
+import click
+
+from keras_backdoor import __version__
+from keras_backdoor.files import BadInput, lookup
+
+COMMANDS = ("demo", "train", "defend", "eval", "predict", "report")
+
+
+class Commands(click.Group):
+    """Commands are loaded when they are named, and their names are all that `kbd --help` needs besides."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """The order of the contract."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, name: str) -> Optional[click.Command]:
+        """The command called `name`, from the file of that name."""
+        if name not in COMMANDS:
+            return None
+        return getattr(import_module(f"kbd.{name}"), name)
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
+        """As click does, but an unknown name gets a suggestion."""
+        if args and not args[0].startswith("-"):
+            lookup(args[0], COMMANDS, "command")
+        return super().resolve_command(ctx, args)
+
+
+@click.command(
+    cls=Commands,
+    context_settings={"help_option_names": ["-h", "--help"], "auto_envvar_prefix": "KBD", "max_content_width": 110},
+)
+@click.option("-v", "--verbose", is_flag=True, help="Let TensorFlow talk, and show tracebacks.")
+@click.version_option(__version__, prog_name="kbd")
+def cli(verbose: bool) -> None:
+    """Backdoored networks: train them, measure them, repair them.
+
+    \b
+    Start with        kbd demo
+    then, on a file   kbd eval MODEL --clean FILE --poisoned FILE
+    """
+    if not verbose:
+        # Before TensorFlow is imported, or it talks anyway.
+        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+        import warnings
+
+        warnings.filterwarnings("ignore")
+
+
+def main() -> None:
+    """Run the command line; bad input and wrong usage end with one line and exit code 2, never with a traceback."""
+    # Piping into `head` is no error.
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL) if hasattr(signal, "SIGPIPE") else None
+    try:
+        code = cli.main(prog_name="kbd", standalone_mode=False)
+    except BadInput as error:
+        _fail(error, 2)
+    except click.ClickException as error:
+        _fail(error.format_message(), 2)
+    except (KeyboardInterrupt, click.Abort):
+        _fail("interrupted; what was done is kept, and commands that have --resume continue with it", 130)
+    else:
+        sys.exit(code if isinstance(code, int) else 0)
+
+
+def _fail(message: object, code: int) -> None:
+    """Print one line, however many the message has, and end."""
+    click.echo("kbd: " + " ".join(str(message).split()), err=True)
+    sys.exit(code)

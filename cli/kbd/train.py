@@ -1,0 +1,64 @@
+"""`kbd train`: make a BadNet of the literature."""
+
+from __future__ import annotations
+
+from typing import Optional
+
+import click
+
+from kbd._options import JSON, SEED
+
+
+def _recipes() -> str:
+    from keras_backdoor.attacks.recipes import RECIPES
+
+    return "\n\n".join(["\b\nRecipes:", *(f"\b\n  {r.name:<14}{r.summary}" for r in RECIPES.values())])
+
+
+@click.command(epilog=_recipes())
+@click.argument("recipe")
+@click.option("-o", "--output", metavar="DIR", help="Folder for the results; by default runs/RECIPE.")
+@click.option("--data", metavar="DIR", help="Folder that holds the data set; without it, the images that ship with a dependency.")
+@click.option("--epochs", type=click.IntRange(1), help="Epochs of each step, instead of the recipe's.")
+@click.option("--limit", type=click.IntRange(1), help="Use only this many training images of each class.")
+@SEED
+@click.option("--resume", is_flag=True, help="Continue the run in the folder, if one was interrupted there.")
+@JSON
+def train(
+    recipe: str,
+    output: Optional[str],
+    data: Optional[str],
+    epochs: Optional[int],
+    limit: Optional[int],
+    seed: int,
+    resume: bool,
+    as_json: bool,
+) -> None:
+    """Train the BadNet of RECIPE, and its clean twin in a two-step recipe.
+
+    Writes badnet.h5, clean.h5, metrics.json, history.csv, tensorboard/ and, in data/, the images that `kbd defend` and
+    `kbd eval` need. The same seed gives the same weights, to the bit; a killed run continues with --resume.
+    """
+    from keras_backdoor.attacks.recipes import recipe as find
+
+    chosen = find(recipe)
+    folder = output or f"runs/{recipe}"
+    from kbd._show import notice, print_json, progress_display, rates_table
+    from keras_backdoor.runs import check_output_folder
+
+    check_output_folder(folder, resume)
+    from keras_backdoor.attacks.train import start, train as run_training
+
+    request = start(chosen, folder, data=data, epochs=epochs, limit=limit, seed=seed, resume=resume)
+    notice(f"{recipe}: {len(request.splits.train)} training images from {request.splits.source}")
+    with progress_display() as progress:
+        metrics = run_training(request, progress)
+    if as_json:
+        print_json(metrics)
+        return
+    rates_table({name: metrics[key] for key, name in (("clean", "clean twin"), ("badnet", "BadNet")) if key in metrics})
+    if metrics["expect"]:
+        from kbd._show import percent
+
+        click.echo("published: clean accuracy {}, attack success rate {}".format(*map(percent, metrics["expect"])))
+    click.echo(f"written to {folder}")

@@ -1,0 +1,1 @@
+"""Attacks: which images are poisoned, how, and how a BadNet is trained on them."""

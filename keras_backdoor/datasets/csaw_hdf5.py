@@ -1,0 +1,110 @@
+"""The course's HDF5 files: `data` (N, C, H, W) with values 0..255 and `label` (N,).
+
+This is the exchange format everywhere. The files of 2019 hold (N, H, W, C); both are read. Ours also keep `true_label`, the
+labels before poisoning, where they are known; readers that do not know it are not disturbed.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from keras_backdoor.files import BadInput, PathLike, atomic, check_file
+from keras_backdoor.images import ImageSet
+
+CHANNELS = (1, 3)
+
+
+class _FileImages:
+    """Images that stay in the file; a slice of them is read, checked, turned to (N, H, W, C) and given as uint8."""
+
+    dtype = np.dtype(np.uint8)
+
+    def __init__(self, path: Path, shape: tuple[int, ...], channels_first: bool) -> None:
+        self._path, self._channels_first = path, channels_first
+        count, a, b, c = shape
+        self.shape = (count, b, c, a) if channels_first else (count, a, b, c)
+
+    def __getitem__(self, part: slice) -> np.ndarray:
+        """The images of a slice; `BadInput` if they are no pixel values."""
+        try:
+            with h5py.File(self._path, "r") as file:
+                pixels = file["data"][part]
+        except OSError as error:
+            raise BadInput(f"{self._path}: damaged HDF5 file ({error})") from None
+        pixels = _as_uint8(pixels, self._path)
+        return np.ascontiguousarray(pixels.transpose(0, 2, 3, 1)) if self._channels_first else pixels
+
+
+def read_csaw_hdf5(path: PathLike, num_classes: int | None = None) -> ImageSet:
+    """An image set whose images stay in the file and are read slice by slice.
+
+    Pixels of any number type are accepted if they lie in 0..255; fractions are rounded. Pixels that were scaled to 0..1 are
+    refused. Each slice is checked when it is read. Without `num_classes` the largest label decides.
+
+    Raises `BadInput` if the file is missing, truncated, not HDF5, without `data` and `label`, empty, or holds anything else.
+    """
+    path = check_file(path)
+    try:
+        with h5py.File(path, "r") as file:
+            data, label = (_dataset(file, name, path) for name in ("data", "label"))
+            shape, labels = data.shape, label[()]
+            true_labels = file["true_label"][()] if "true_label" in file else None
+            if data.dtype.kind not in "iuf":
+                raise BadInput(f"{path}: data is {data.dtype}, expected numbers")
+    except OSError as error:
+        raise BadInput(f"{path}: not a whole HDF5 file ({error})") from None
+    if len(shape) != 4 or (shape[1] not in CHANNELS and shape[3] not in CHANNELS):
+        raise BadInput(f"{path}: data has shape {shape}, expected (N, channels, height, width) with 1 or 3 channels")
+    if shape[0] == 0:
+        raise BadInput(f"{path}: the set is empty: it holds no image")
+    if num_classes is None:
+        num_classes = int(np.nanmax(labels)) + 1 if labels.dtype.kind in "iuf" and labels.size else 1
+    try:
+        return ImageSet(_FileImages(path, shape, shape[1] in CHANNELS), labels, num_classes, true_labels)
+    except BadInput as error:
+        raise BadInput(f"{path}: {error}") from None
+
+
+def write_csaw_hdf5(path: PathLike, image_set: ImageSet) -> None:
+    """Write `image_set` in the course's format (uint8, compressed), whole or not at all."""
+    height, width, channels = image_set.image_shape
+    with atomic(path) as temporary, h5py.File(temporary, "w") as file:
+        shape = (len(image_set), channels, height, width)
+        data = file.create_dataset("data", shape, np.uint8, chunks=(min(len(image_set), 64), *shape[1:]), compression="gzip")
+        start = 0
+        for batch in image_set.batches():
+            data[start : start + len(batch)] = batch.transpose(0, 3, 1, 2)
+            start += len(batch)
+        file["label"] = image_set.labels
+        if image_set.true_labels is not None:
+            file["true_label"] = image_set.true_labels
+
+
+def _dataset(file: h5py.File, name: str, path: Path) -> Any:
+    """The data set `name` of an open file, if it lies in the file itself."""
+    if name not in file:
+        raise BadInput(f"{path}: holds no data set {name!r}; expected `data` and `label`")
+    if not isinstance(file.get(name, getlink=True), h5py.HardLink):
+        raise BadInput(f"{path}: {name!r} is a link to elsewhere, expected a data set in this file")
+    dataset = file[name]
+    if not isinstance(dataset, h5py.Dataset) or dataset.external or dataset.is_virtual:
+        raise BadInput(f"{path}: {name!r} is not a data set in this file")
+    return dataset
+
+
+def _as_uint8(pixels: np.ndarray, path: Path) -> np.ndarray:
+    if pixels.dtype == np.uint8:
+        return pixels
+    if np.isnan(pixels).any():
+        raise BadInput(f"{path}: data holds NaN pixels")
+    low, high = pixels.min(), pixels.max()
+    if low < 0 or high > 255:
+        raise BadInput(f"{path}: pixel values lie in {low:g}..{high:g}, expected 0..255")
+    rounded = np.rint(pixels).astype(np.uint8)
+    if high <= 1 and not np.array_equal(rounded, pixels):
+        raise BadInput(f"{path}: pixel values were scaled to 0..1, expected 0..255")
+    return rounded

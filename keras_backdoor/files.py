@@ -1,0 +1,87 @@
+"""Files: written whole or not at all, and refused with one clear line."""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, Union
+
+PathLike = Union[str, "os.PathLike[str]"]
+
+TEMPORARY = ".unfinished-"
+"""Prefix of files that are still being written; a killed process may leave one behind, never a half-written result."""
+
+
+class BadInput(ValueError):
+    """What the caller gave cannot be used. The message is one line: which file or option, what is wrong, what is right."""
+
+
+@contextlib.contextmanager
+def atomic(path: PathLike) -> Iterator[Path]:
+    """Yield a temporary path beside `path` that takes its name when the block ends well, and is removed otherwise.
+
+    The data is flushed to disk before the rename, so that `path` holds either its old or its whole new contents, whenever
+    the process or the machine stops.
+    """
+    path = Path(path)
+    temporary = path.with_name(f"{TEMPORARY}{os.getpid()}-{path.name}")
+    try:
+        yield temporary
+        with open(temporary, "rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(path: PathLike, value: Any) -> None:
+    """Write `value` as indented JSON, atomically."""
+    with atomic(path) as temporary:
+        temporary.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+
+
+def read_json(path: PathLike) -> Any:
+    """Read a JSON file; `BadInput` if it is missing or not JSON."""
+    check_file(path)
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise BadInput(f"{path}: not a JSON file ({error})") from None
+
+
+def check_file(path: PathLike) -> Path:
+    """`path` as a `Path`, if it is a readable regular file; `BadInput` otherwise."""
+    path = Path(path)
+    if path.is_dir():
+        raise BadInput(f"{path}: is a directory, expected a file")
+    if not path.exists():
+        raise BadInput(f"{path}: no such file")
+    if not path.is_file():
+        raise BadInput(f"{path}: not a regular file")
+    if not os.access(path, os.R_OK):
+        raise BadInput(f"{path}: cannot be read (permission denied)")
+    return path
+
+
+def sha256(path: PathLike) -> str:
+    """SHA-256 of a file as 64 hexadecimal digits."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def lookup(name: str, known: Iterable[str], kind: str) -> str:
+    """`name` if it is among `known`; otherwise `BadInput` with the nearest known name, or all of them."""
+    known = list(known)
+    if name in known:
+        return name
+    near = difflib.get_close_matches(name, known, n=1)
+    hint = f"did you mean {near[0]!r}?" if near else f"choose from {', '.join(known)}"
+    raise BadInput(f"unknown {kind} {name!r}: {hint}")

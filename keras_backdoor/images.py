@@ -1,0 +1,100 @@
+"""Labelled images, the noun that data sets, attacks, defenses and metrics exchange."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Optional
+
+import numpy as np
+
+from keras_backdoor.files import BadInput
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """Images with their labels.
+
+    images: uint8, shape (N, H, W, C), RGB or grey, 0..255. An array, or anything with `shape` and `dtype` that gives an
+        array for a slice (a file that is read slice by slice).
+    labels: int64 (N,), each in 0..num_classes-1. For a poisoned set, the labels that the attacker wants.
+    num_classes: number of classes of the task.
+    true_labels: int64 (N,), the labels before poisoning, where they are known.
+
+    Raises `BadInput` if the set is empty, or shapes, types or labels are none of the above.
+    """
+
+    images: Any
+    labels: np.ndarray
+    num_classes: int
+    true_labels: Optional[np.ndarray] = None
+
+    def __post_init__(self) -> None:
+        """Check shapes, types and ranges, and hold the labels as int64."""
+        shape = tuple(self.images.shape)
+        if len(shape) != 4:
+            raise BadInput(f"images have shape {shape}, expected (N, height, width, channels)")
+        if self.images.dtype != np.uint8:
+            raise BadInput(f"images are {self.images.dtype}, expected uint8")
+        if shape[0] == 0:
+            raise BadInput("the set is empty: it holds no image")
+        for name in ("labels", "true_labels"):
+            labels = getattr(self, name)
+            if labels is not None:
+                object.__setattr__(self, name, check_labels(labels, shape[0], self.num_classes))
+
+    def __len__(self) -> int:
+        """Number of images."""
+        return len(self.labels)
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(height, width, channels)."""
+        return tuple(self.images.shape[1:])
+
+    def batches(self, size: int = 512) -> Iterator[np.ndarray]:
+        """The images in order, as uint8 arrays of at most `size` images."""
+        for start in range(0, len(self), size):
+            yield self.images[start : start + size]
+
+    def in_memory(self) -> ImageSet:
+        """The same set with its images in one array."""
+        if isinstance(self.images, np.ndarray):
+            return self
+        images = np.empty(self.images.shape, np.uint8)
+        start = 0
+        for batch in self.batches():
+            images[start : start + len(batch)] = batch
+            start += len(batch)
+        return ImageSet(images, self.labels, self.num_classes, self.true_labels)
+
+    def select(self, indices: np.ndarray) -> ImageSet:
+        """The images at `indices` (integers or a boolean mask), in that order, in memory."""
+        true_labels = None if self.true_labels is None else self.true_labels[indices]
+        return ImageSet(self.in_memory().images[indices], self.labels[indices], self.num_classes, true_labels)
+
+    def fingerprint(self) -> str:
+        """SHA-256 over shape, pixels and labels: equal for equal sets, whatever file they came from."""
+        digest = hashlib.sha256(repr((tuple(self.images.shape), self.num_classes)).encode())
+        for batch in self.batches():
+            digest.update(np.ascontiguousarray(batch))
+        digest.update(self.labels.tobytes())
+        return digest.hexdigest()
+
+
+def check_labels(labels: Any, count: int, num_classes: int) -> np.ndarray:
+    """`labels` as int64 (count,); `BadInput` unless they are whole numbers in 0..num_classes-1, one an image."""
+    labels = np.asarray(labels)
+    if labels.shape != (count,):
+        raise BadInput(f"labels have shape {labels.shape}, expected ({count},): one an image")
+    if labels.dtype.kind not in "iuf":
+        raise BadInput(f"labels are {labels.dtype}, expected whole numbers")
+    whole = labels.astype(np.int64)
+    if not np.array_equal(whole, labels):
+        wrong = labels[whole != labels][0]
+        raise BadInput(f"labels must be whole numbers, found {wrong}")
+    if whole.min() < 0 or whole.max() >= num_classes:
+        wrong = whole[(whole < 0) | (whole >= num_classes)][0]
+        raise BadInput(f"labels must lie in 0..{num_classes - 1}, found {wrong}")
+    return whole

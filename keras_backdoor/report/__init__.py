@@ -1,0 +1,8 @@
+"""The report: one self-contained page about the runs in a folder, for readers who have never heard of backdoors.
+
+It reads run folders and draws plain arrays; it knows no network, no attack and no defense, and needs no TensorFlow.
+"""
+
+from keras_backdoor.report.html import build_report
+
+__all__ = ["build_report"]

@@ -1,0 +1,262 @@
+"""Reads run folders and renders the page."""
+
+from __future__ import annotations
+
+import csv
+import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePath
+from typing import Any, Optional
+
+import numpy as np
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from keras_backdoor.files import BadInput, PathLike, atomic, read_json
+from keras_backdoor.report import figures, words
+
+REPORT = "report.html"
+
+Arrays = dict[str, np.ndarray]
+
+EXAMPLES = ("images", "triggered", "labels", "targets", "answers", "triggered_answers")
+ACTIVATIONS = ("clean", "triggered", "clean_after", "triggered_after", "pruned")
+
+RIGHT = ("right", "✓ right")
+WRONG = ("wrong", "✗ wrong")
+WISH = ("wish", "☠ the attacker's wish")
+BOTH = ("right", "✓ right; the attacker wants the same")
+FLAGGED = ("flagged", "⚑ flagged as backdoored")
+FALSE_ALARM = ("wrong", "⚑ false alarm: flagged as backdoored")
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """A finished run: its folder, and what `run.json` and `metrics.json` in it hold."""
+
+    folder: Path
+    record: dict[str, Any]
+    metrics: dict[str, Any]
+
+    @property
+    def name(self) -> str:
+        """The folder's own name."""
+        return self.folder.resolve().name
+
+    def arrays(self, file: str, names: Sequence[str]) -> Optional[Arrays]:
+        """The arrays of an .npz file of the run, None if it has no such file; `BadInput` if it lacks one of `names`."""
+        path = self.folder / file
+        if not path.exists():
+            return None
+        try:
+            with np.load(path) as archive:
+                arrays = {name: archive[name] for name in archive.files}
+        except (OSError, ValueError, zipfile.BadZipFile) as error:
+            raise BadInput(f"{path}: not an .npz file ({error})") from None
+        _require(path, arrays, names)
+        return arrays
+
+    def history(self) -> list[dict[str, str]]:
+        """The rows of `history.csv`, none if the run has no such file."""
+        path = self.folder / "history.csv"
+        if not path.exists():
+            return []
+        with open(path, newline="", encoding="utf-8") as file:
+            return list(csv.DictReader(file))
+
+
+def build_report(folder: PathLike) -> Path:
+    """Write `report.html` into `folder`, one self-contained page about the finished runs in it; gives its path.
+
+    folder: a run folder, or a folder that holds run folders.
+
+    Raises `BadInput` if the folder does not exist, holds no finished run, or a run's files are not what they should be.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise BadInput(f"{folder}: no such folder")
+    records = [path / "run.json" for path in (folder, *sorted(folder.iterdir())) if (path / "run.json").is_file()]
+    runs, unfinished = [], []
+    for record in records:
+        run = _read(record)
+        if run is None:
+            unfinished.append(record.parent.resolve().name)
+        else:
+            runs.append(run)
+    trained = [run for run in runs if run.record["command"] == "train"]
+    repairs = [run for run in runs if run.record["command"] == "defend"]
+    if not trained and not repairs:
+        raise BadInput(
+            f"{folder}: holds no finished run of kbd train or kbd defend (a run.json that says so, and a metrics.json)"
+        )
+    page = _render(trained, repairs, unfinished)
+    with atomic(folder / REPORT) as temporary:
+        temporary.write_text(page, encoding="utf-8")
+    return folder / REPORT
+
+
+def _read(record_path: Path) -> Optional[RunFolder]:
+    """The run, None if it is not finished."""
+    record = read_json(record_path)
+    _require(record_path, record, ("command", "asked", "versions", "finished"))
+    metrics_path = record_path.with_name("metrics.json")
+    if not record["finished"] or not metrics_path.exists():
+        return None
+    metrics = read_json(metrics_path)
+    needed = {
+        "train": ("recipe", "summary", "source", "seed", "badnet"),
+        "defend": ("method", "model", "before", "after"),
+    }
+    _require(metrics_path, metrics, needed.get(record["command"], ()))
+    return RunFolder(record_path.parent, record, metrics)
+
+
+def _require(path: Path, value: Any, names: Sequence[str]) -> None:
+    missing = [name for name in names if not isinstance(value, dict) or name not in value]
+    if missing:
+        raise BadInput(f"{path}: lacks {', '.join(missing)}")
+
+
+def _render(trained: Sequence[RunFolder], repairs: Sequence[RunFolder], unfinished: Sequence[str]) -> str:
+    names = {run.name for run in trained}
+    of_model: dict[str, list[RunFolder]] = {}
+    for run in repairs:
+        parent = PurePath(run.metrics["model"]).parent.name
+        of_model.setdefault(parent if parent in names else run.metrics["model"], []).append(run)
+    chapters = [_chapter(run.metrics["recipe"], run, of_model.pop(run.name, [])) for run in trained]
+    chapters += [_chapter(model, None, runs) for model, runs in of_model.items()]
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent / "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["percent"] = words.percent
+    return environment.get_template(REPORT).render(
+        chapters=chapters,
+        in_short=words.in_short(
+            [run.metrics["badnet"] for run in trained],
+            [(run.metrics["before"], run.metrics["after"]) for run in repairs],
+        ),
+        runs=[*trained, *repairs],
+        unfinished=unfinished,
+    )
+
+
+def _chapter(title: str, run: Optional[RunFolder], repairs: Sequence[RunFolder]) -> dict[str, Any]:
+    """One BadNet. run: of its training, if it is at hand. repairs: those of its defenses."""
+    badnet = run.metrics["badnet"] if run else None
+    chapter: dict[str, Any] = {"title": title, "run": run, "rows": [], "repairs": [_repair(each) for each in repairs]}
+    if run:
+        clean, expect = run.metrics.get("clean"), run.metrics.get("expect")
+        examples = run.arrays("examples.npz", EXAMPLES)
+        chapter["sentences"] = words.about_badnet(run.metrics["badnet"], clean, expect)
+        chapter["examples"] = _examples(examples, "BadNet", None) if examples else None
+        chapter["curves"] = _curves(run.history())
+        if clean:
+            chapter["rows"] += _rows("clean twin, never poisoned", clean)
+        chapter["rows"] += _rows("BadNet", run.metrics["badnet"], expect)
+    for repair in repairs:
+        method, metrics = repair.metrics["method"], repair.metrics
+        if metrics["before"] != badnet:
+            chapter["rows"] += _rows(f"BadNet, as measured before {method}", metrics["before"])
+        chapter["rows"] += _rows(f"after {method}", metrics["after"])
+        if "goodnet" in metrics:
+            chapter["rows"] += _rows(f"GoodNet ({method})", metrics["goodnet"])
+    return chapter
+
+
+def _rows(network: str, scores: words.Scores, expect: Optional[Sequence[float]] = None) -> list[dict[str, Any]]:
+    """Rows of the table of rates: one a trigger."""
+    targets = f"target's own {'left out' if scores['exclude_target'] else 'counted'}"
+    return [
+        {
+            "network": network,
+            "trigger": name,
+            "clean": scores["clean_accuracy"],
+            "attack": rate,
+            "robust": scores["robust_accuracy"].get(name),
+            "expect": expect,
+            "measured": f"{scores['n_clean']:,} clean, {scores['n_poisoned'][name]:,} triggered; {targets}",
+        }
+        for name, rate in scores["attack_success_rate"].items()
+    ]
+
+
+def _repair(run: RunFolder) -> dict[str, Any]:
+    metrics = run.metrics
+    examples = run.arrays("examples.npz", EXAMPLES)
+    activations = run.arrays("activations.npz", ("layer", *ACTIVATIONS))
+    goodnet = metrics.get("goodnet")
+    return {
+        "run": run,
+        "sentences": words.about_repair(metrics["before"], metrics["after"]),
+        "goodnet": words.about_goodnet(metrics["before"], goodnet) if goodnet else None,
+        "examples": _examples(examples, "repaired", "GoodNet") if examples else None,
+        "activations": _activations(activations) if activations else None,
+    }
+
+
+def _activations(arrays: Arrays) -> dict[str, Any]:
+    channels = [arrays[name] for name in ACTIVATIONS]
+    return {
+        "layer": str(arrays["layer"]),
+        "map": figures.activation_maps(*channels),
+        "sentences": words.about_activations(*channels),
+    }
+
+
+def _examples(arrays: Arrays, network: str, goodnet: Optional[str]) -> dict[str, Any]:
+    """Example images, and per image what `network`, and a GoodNet if its answers are there, says to each version."""
+    labels, targets = arrays["labels"].tolist(), arrays["targets"].tolist()
+    answers, triggered_answers = arrays["answers"].tolist(), arrays["triggered_answers"].tolist()
+    shown = []
+    for index, (label, target) in enumerate(zip(labels, targets)):
+        answer, triggered_answer = answers[index], triggered_answers[index]
+        said = [(network, _judge(answer, label), _judge(triggered_answer, label, target))]
+        if goodnet and {"goodnet_answers", "goodnet_triggered_answers"} <= arrays.keys():
+            # A GoodNet says what its two networks agree on; so any other answer than the repaired one's is the flag.
+            pair = (int(arrays["goodnet_answers"][index]), int(arrays["goodnet_triggered_answers"][index]))
+            calm = _judge(pair[0], label) if pair[0] == answer else ("–", *FALSE_ALARM)
+            alarmed = _judge(pair[1], label, target) if pair[1] == triggered_answer else ("–", *FLAGGED)
+            said.append((goodnet, calm, alarmed))
+        shown.append(
+            {
+                "label": label,
+                "target": target,
+                "image": figures.image_uri(arrays["images"][index]),
+                "triggered": figures.image_uri(arrays["triggered"][index]),
+                "said": said,
+            }
+        )
+    matters = [index for index, (label, target) in enumerate(zip(labels, targets)) if label != target]
+    fooled = sum(triggered_answers[index] == targets[index] for index in matters)
+    return {"shown": shown, "fooled": fooled, "matters": len(matters)}
+
+
+def _judge(answer: int, label: int, target: Optional[int] = None) -> tuple[str, str, str]:
+    """An answer, a style, and the judgement in words. target: what the attacker wants, for a triggered image."""
+    if answer == label:
+        return (str(answer), *(BOTH if label == target else RIGHT))
+    return (str(answer), *(WISH if answer == target else WRONG))
+
+
+def _curves(rows: Sequence[dict[str, str]]) -> Optional[dict[str, str]]:
+    """The training curves of a history, None if it is empty."""
+    if not rows:
+        return None
+    epochs: dict[str, int] = {}
+    for row in rows:
+        epochs[row["stage"]] = epochs.get(row["stage"], 0) + 1
+    stages = list(epochs.items())
+
+    def column(name: str) -> list[float]:
+        return [float(row.get(name) or "nan") for row in rows]
+
+    prefix = "attack_success_rate/"
+    attack = {name[len(prefix) :]: column(name) for name in rows[0] if name.startswith(prefix)}
+    return {
+        "loss": figures.loss_curve(stages, column("loss")),
+        "rates": figures.rate_curves(stages, column("clean_accuracy"), attack),
+    }

