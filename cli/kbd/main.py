@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import sys
+import warnings
 from importlib import import_module
 from typing import Any, Optional
 
@@ -52,8 +54,7 @@ def cli(verbose: bool) -> None:
     if not verbose:
         # Before TensorFlow is imported, or it talks anyway.
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-        import warnings
-
+        logging.getLogger("tensorflow").setLevel(logging.ERROR)
         warnings.filterwarnings("ignore")
 
 

@@ -12,7 +12,7 @@ from kbd._options import JSON, SEED
 def _recipes() -> str:
     from keras_backdoor.attacks.recipes import RECIPES
 
-    return "\n\n".join(["\b\nRecipes:", *(f"\b\n  {r.name:<14}{r.summary}" for r in RECIPES.values())])
+    return "\n".join(["\b\nRecipes:", *(f"  {r.name:<14}{r.summary}" for r in RECIPES.values())])
 
 
 @click.command(epilog=_recipes())
@@ -39,20 +39,32 @@ def train(
     Writes badnet.h5, clean.h5, metrics.json, history.csv, tensorboard/ and, in data/, the images that `kbd defend` and
     `kbd eval` need. The same seed gives the same weights, to the bit; a killed run continues with --resume.
     """
+    from kbd._show import command_line, notice, print_json, progress_display, rates_table
+    from keras_backdoor import datasets
     from keras_backdoor.attacks.recipes import recipe as find
+    from keras_backdoor.runs import check_output_folder
 
     chosen = find(recipe)
     folder = output or f"runs/{recipe}"
-    from kbd._show import notice, print_json, progress_display, rates_table
-    from keras_backdoor.runs import check_output_folder
-
     check_output_folder(folder, resume)
-    from keras_backdoor.attacks.train import start, train as run_training
+    splits = datasets.load(chosen.dataset, data).limited(limit)
+    notice(f"{recipe}: {len(splits.train)} training images from {splits.source}")
+    if splits.miniature:
+        changed = ", ".join(f"{key} {value}" for key, value in chosen.miniature.items())
+        notice("no --data: " + (f"for so few images the recipe is changed: {changed}" if changed else "the whole set is better"))
+    from keras_backdoor.attacks.train import train as run_training
 
-    request = start(chosen, folder, data=data, epochs=epochs, limit=limit, seed=seed, resume=resume)
-    notice(f"{recipe}: {len(request.splits.train)} training images from {request.splits.source}")
     with progress_display() as progress:
-        metrics = run_training(request, progress)
+        metrics = run_training(
+            chosen,
+            splits,
+            folder,
+            epochs=epochs,
+            seed=seed,
+            resume=resume,
+            reproduce=command_line(),
+            progress=progress,
+        )
     if as_json:
         print_json(metrics)
         return

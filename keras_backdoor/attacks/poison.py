@@ -16,7 +16,11 @@ def poison(
 
     Per class, int(fraction * n) images are chosen evenly spaced from a shuffled list; they replace their clean versions, in
     place. `true_labels` of the result are the labels before. The order stays: training shuffles every epoch.
+
+    Raises ValueError unless `fraction` lies in 0..1.
     """
+    if not 0 <= fraction <= 1:
+        raise ValueError(f"fraction is {fraction}, expected 0..1")
     images, truth = image_set.in_memory().images.copy(), image_set.labels
     chosen = np.zeros(len(image_set), bool)
     for label in range(image_set.num_classes):

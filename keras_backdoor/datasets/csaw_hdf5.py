@@ -12,8 +12,8 @@ from typing import Any
 import h5py
 import numpy as np
 
-from keras_backdoor.files import BadInput, PathLike, atomic, check_file
-from keras_backdoor.images import ImageSet
+from keras_backdoor.files import BadInput, PathLike, atomic, open_hdf5
+from keras_backdoor.images import ImageSet, count_classes
 
 CHANNELS = (1, 3)
 
@@ -30,11 +30,8 @@ class _FileImages:
 
     def __getitem__(self, part: slice) -> np.ndarray:
         """The images of a slice; `BadInput` if they are no pixel values."""
-        try:
-            with h5py.File(self._path, "r") as file:
-                pixels = file["data"][part]
-        except OSError as error:
-            raise BadInput(f"{self._path}: damaged HDF5 file ({error})") from None
+        with open_hdf5(self._path) as file:
+            pixels = file["data"][part]
         pixels = _as_uint8(pixels, self._path)
         return np.ascontiguousarray(pixels.transpose(0, 2, 3, 1)) if self._channels_first else pixels
 
@@ -47,24 +44,20 @@ def read_csaw_hdf5(path: PathLike, num_classes: int | None = None) -> ImageSet:
 
     Raises `BadInput` if the file is missing, truncated, not HDF5, without `data` and `label`, empty, or holds anything else.
     """
-    path = check_file(path)
-    try:
-        with h5py.File(path, "r") as file:
-            data, label = (_dataset(file, name, path) for name in ("data", "label"))
-            shape, labels = data.shape, label[()]
-            true_labels = file["true_label"][()] if "true_label" in file else None
-            if data.dtype.kind not in "iuf":
-                raise BadInput(f"{path}: data is {data.dtype}, expected numbers")
-    except OSError as error:
-        raise BadInput(f"{path}: not a whole HDF5 file ({error})") from None
+    path = Path(path)
+    with open_hdf5(path) as file:
+        data, label = (_dataset(file, name, path) for name in ("data", "label"))
+        shape, labels = data.shape or (), label[()]
+        true_labels = _dataset(file, "true_label", path)[()] if "true_label" in file else None
+        if data.dtype.kind not in "iuf":
+            raise BadInput(f"{path}: data is {data.dtype}, expected numbers")
     if len(shape) != 4 or (shape[1] not in CHANNELS and shape[3] not in CHANNELS):
         raise BadInput(f"{path}: data has shape {shape}, expected (N, channels, height, width) with 1 or 3 channels")
     if shape[0] == 0:
         raise BadInput(f"{path}: the set is empty: it holds no image")
-    if num_classes is None:
-        num_classes = int(np.nanmax(labels)) + 1 if labels.dtype.kind in "iuf" and labels.size else 1
     try:
-        return ImageSet(_FileImages(path, shape, shape[1] in CHANNELS), labels, num_classes, true_labels)
+        images = _FileImages(path, shape, shape[1] in CHANNELS)
+        return ImageSet(images, labels, num_classes or count_classes(labels), true_labels)
     except BadInput as error:
         raise BadInput(f"{path}: {error}") from None
 

@@ -6,12 +6,13 @@ from pathlib import Path
 
 import numpy as np
 
-from keras_backdoor.datasets.npz import open_npz
+from keras_backdoor.datasets.npz import read_arrays
 from keras_backdoor.datasets.splits import Splits
 from keras_backdoor.files import BadInput, PathLike
 from keras_backdoor.images import ImageSet
 
 CLASSES = 10
+SHAPES = {"x_train": (60000, 28, 28), "y_train": (60000,), "x_test": (10000, 28, 28), "y_test": (10000,)}
 
 
 def load(folder: PathLike | None) -> Splits:
@@ -27,19 +28,21 @@ def load(folder: PathLike | None) -> Splits:
         return _shipped_digits()
     path = Path(folder)
     path = path / "mnist.npz" if path.is_dir() else path
-    with open_npz(path, ("x_train", "y_train", "x_test", "y_test")) as file:
-        x_train, y_train, x_test, y_test = (file[key] for key in ("x_train", "y_train", "x_test", "y_test"))
-    if x_train.shape != (60000, 28, 28) or x_test.shape != (10000, 28, 28):
-        raise BadInput(
-            f"{path}: x_train and x_test have shapes {x_train.shape} and {x_test.shape}, "
-            "expected (60000, 28, 28) and (10000, 28, 28)"
+    arrays = dict(zip(SHAPES, read_arrays(path, list(SHAPES))))
+    for name, shape in SHAPES.items():
+        array = arrays[name]
+        if array.shape != shape or (name.startswith("x") and array.dtype != np.uint8):
+            raise BadInput(f"{path}: {name} is {array.dtype} {array.shape}, expected the {shape} of keras.datasets, images uint8")
+    x_train, y_train, x_test, y_test = arrays.values()
+    try:
+        return Splits(
+            train=_set(x_train[:55000], y_train[:55000]),
+            valid=_set(x_train[55000:59500], y_train[55000:59500]),
+            test=_set(x_test, y_test),
+            source=f"MNIST ({path.name})",
         )
-    return Splits(
-        train=_set(x_train[:55000], y_train[:55000]),
-        valid=_set(x_train[55000:59500], y_train[55000:59500]),
-        test=_set(x_test, y_test),
-        source=f"MNIST ({path.name})",
-    )
+    except BadInput as error:
+        raise BadInput(f"{path}: {error}") from None
 
 
 def _shipped_digits() -> Splits:

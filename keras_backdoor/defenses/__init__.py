@@ -1,13 +1,25 @@
 """Defenses by the name that the command line gives them; one file each.
 
 A defense is a frozen dataclass of its hyper-parameters with one or more of the verbs `repair`, `inspect`, `fit_filter` and
-`train`.
+`train`, and nothing else public. Importing this package loads none of them, as they need TensorFlow.
 """
 
 from __future__ import annotations
 
-from keras_backdoor.defenses.fine_pruning import FinePruning, FineTuning, Pruning
+from importlib import import_module
+from typing import Any
 
-DEFENSES = {"fine-tuning": FineTuning, "pruning": Pruning, "fine-pruning": FinePruning}
+from keras_backdoor.files import lookup
 
-__all__ = ["DEFENSES", "FinePruning", "FineTuning", "Pruning"]
+DEFENSES = {
+    "fine-tuning": ("fine_pruning", "FineTuning"),
+    "pruning": ("fine_pruning", "Pruning"),
+    "fine-pruning": ("fine_pruning", "FinePruning"),
+}
+"""Name of the method, and the module here and the class in it."""
+
+
+def find(method: str) -> Any:
+    """The class of the defense called `method`; `BadInput` with the nearest name if there is none."""
+    module, name = DEFENSES[lookup(method, DEFENSES, "method")]
+    return getattr(import_module(f"{__name__}.{module}"), name)

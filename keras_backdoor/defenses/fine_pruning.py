@@ -17,29 +17,28 @@ import tensorflow as tf
 from tensorflow import keras
 
 from keras_backdoor.classifier import Classifier
+from keras_backdoor.defenses.activations import channel_means, convolution, layer_outputs
 from keras_backdoor.files import BadInput
 from keras_backdoor.images import ImageSet
 from keras_backdoor.progress import Progress, silent
 from keras_backdoor.training import Schedule, fit, seed_everything
 
+# The paper fine-tunes at the rate that the network was trained with. A file does not say which that was; 1e-3 with Adam is the
+# course's choice.
+
 
 @dataclass(frozen=True)
 class FineTuning:
-    """Train the suspect network on the defender's clean images.
+    """Train the suspect network on clean images."""
 
-    epochs, batch_size, learning_rate, optimizer: of that training. The paper takes the rate that the network was trained with;
-        which that was, a downloaded file does not say: 1e-3 with Adam is Keras' default and the course's choice.
-    seed: decides the order of the images.
-    """
-
-    epochs: int = 10
-    batch_size: int = 32
-    learning_rate: float = 1e-3
-    optimizer: str = "adam"
-    seed: int = 0
+    epochs: int = 10  # passes over the clean images
+    batch_size: int = 32  # images a step
+    learning_rate: float = 1e-3  # of the optimizer
+    optimizer: str = "adam"  # adam, adadelta or sgd
+    seed: int = 0  # decides the order of the images
 
     def repair(self, classifier: Classifier, clean: ImageSet, progress: Progress = silent) -> Classifier:
-        """A fine-tuned copy of `classifier`. Raises `BadInput` if `clean` does not fit it."""
+        """A fine-tuned copy of `classifier`. Raises `BadInput` if `clean` does not fit it, or the optimizer is unknown."""
         classifier.check(clean, "clean images")
         seed_everything(self.seed)
         tuned = classifier.clone()
@@ -50,21 +49,19 @@ class FineTuning:
 
 @dataclass(frozen=True)
 class Pruning:
-    """Zero the channels that clean images excite least, while clean accuracy stays within `max_drop`.
+    """Zero the channels that clean images excite least, while clean accuracy allows."""
 
-    max_drop: accuracy on the defender's images that may be lost, as a fraction (0.04 is 4 points, as in the paper).
-    layer: name of the convolution; by default the last one that every path through the network passes.
-    """
-
-    max_drop: float = 0.04
-    layer: Optional[str] = None
+    max_drop: float = 0.04  # accuracy on the clean images that may be lost, as a fraction (the paper: 4 points)
+    layer: Optional[str] = None  # convolution to prune; by default the last one that every path through the network passes
 
     def repair(self, classifier: Classifier, clean: ImageSet, progress: Progress = silent) -> Classifier:
-        """A pruned copy of `classifier`: kernels and biases of the pruned channels are zero.
+        """A copy of `classifier` in which kernels and biases of the pruned channels are zero.
 
-        Raises `BadInput` if `clean` does not fit the network, or the layer is not one that can be pruned.
+        Raises `BadInput` if `clean` does not fit the network, or it has no such layer.
         """
         classifier.check(clean, "clean images")
+        if not 0 <= self.max_drop <= 1:
+            raise BadInput(f"max_drop is {self.max_drop}, expected a fraction in 0..1")
         layer = convolution(classifier.model, self.layer)
         pruned = self._channels(classifier, layer, clean, progress)
         repaired = classifier.clone()
@@ -75,32 +72,29 @@ class Pruning:
     def _channels(
         self, classifier: Classifier, layer: keras.layers.Layer, clean: ImageSet, progress: Progress
     ) -> np.ndarray:
-        """Which channels to prune, bool (C,): the longest prefix of the order that keeps the accuracy.
+        """Which channels to prune, bool (C,): as many, in order, as keep the accuracy.
 
-        What lies below the layer is computed once; each step runs only the part above, with the channels masked.
+        What lies below the layer is computed once; each step runs only the part above it, with the channels masked.
         """
         features = layer_outputs(classifier, layer, clean)
         head = keras.Model(layer.output, classifier.model.output)
-        labels = tf.constant(clean.labels)
 
-        @tf.function
-        def hits(batch: tf.Tensor, batch_labels: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
-            answers = tf.argmax(head(batch * mask, training=False), -1)
-            return tf.reduce_sum(tf.cast(answers == batch_labels, tf.int32))
+        @tf.function(reduce_retracing=True)
+        def answers(batch: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
+            return tf.argmax(head(batch * mask, training=False), -1)
 
         def accuracy(mask: np.ndarray) -> float:
-            starts = range(0, len(features), 512)
-            mask = tf.constant(mask, tf.float32)
-            return sum(int(hits(features[i : i + 512], labels[i : i + 512], mask)) for i in starts) / len(features)
+            parts = [answers(features[i : i + 512], mask).numpy() for i in range(0, len(features), 512)]
+            return float(np.mean(np.concatenate(parts) == clean.labels))
 
         order = np.argsort(channel_means(features), kind="stable")
-        mask = np.ones(len(order))
-        lowest = accuracy(mask) - self.max_drop
+        mask = np.ones(len(order), np.float32)
+        lowest = accuracy(mask) - self.max_drop - 1e-9
         for done, channel in enumerate(order, start=1):
             mask[channel] = 0
             kept = accuracy(mask)
             progress("pruning", done, len(order), {"clean_accuracy": kept})
-            if kept < lowest - 1e-9:
+            if kept < lowest:
                 mask[channel] = 1
                 break
         return mask == 0
@@ -108,61 +102,21 @@ class Pruning:
 
 @dataclass(frozen=True)
 class FinePruning:
-    """Pruning, then fine-tuning of what is left; hyper-parameters as in `Pruning` and `FineTuning`.
+    """Prune, then fine-tune what is left.
 
     Pruned channels stay dead in networks with ReLU: where kernel and bias are zero, so is the gradient.
     """
 
-    max_drop: float = 0.04
-    layer: Optional[str] = None
-    epochs: int = 10
-    batch_size: int = 32
-    learning_rate: float = 1e-3
-    optimizer: str = "adam"
-    seed: int = 0
+    max_drop: float = 0.04  # accuracy on the clean images that pruning may lose, as a fraction (the paper: 4 points)
+    layer: Optional[str] = None  # convolution to prune; by default the last one that every path through the network passes
+    epochs: int = 10  # passes over the clean images in fine-tuning
+    batch_size: int = 32  # images a step
+    learning_rate: float = 1e-3  # of the optimizer
+    optimizer: str = "adam"  # adam, adadelta or sgd
+    seed: int = 0  # decides the order of the images
 
     def repair(self, classifier: Classifier, clean: ImageSet, progress: Progress = silent) -> Classifier:
-        """A pruned and fine-tuned copy of `classifier`. Raises `BadInput` as `Pruning` does."""
+        """A pruned and fine-tuned copy of `classifier`. Raises `BadInput` as `Pruning` and `FineTuning` do."""
         pruned = Pruning(self.max_drop, self.layer).repair(classifier, clean, progress)
         tuning = FineTuning(self.epochs, self.batch_size, self.learning_rate, self.optimizer, self.seed)
         return tuning.repair(pruned, clean, progress)
-
-
-def convolution(model: keras.Model, name: Optional[str] = None) -> keras.layers.Layer:
-    """The convolution called `name`, by default the last one that every path from input to output passes.
-
-    For DeepID that is conv_3, not conv_4: a branch goes round the latter. Raises `BadInput` if there is none.
-    """
-    convolutions = {layer.name: layer for layer in model.layers if isinstance(layer, keras.layers.Conv2D)}
-    if name is None:
-        passed = [layer for layer in convolutions.values() if not _path_around(model, layer)]
-        if not passed:
-            raise BadInput("the network has no convolution that every path passes; name one with --layer")
-        return passed[-1]
-    if name not in convolutions:
-        raise BadInput(f"the network has no convolution {name!r}; choose from {', '.join(convolutions)}")
-    return convolutions[name]
-
-
-def layer_outputs(classifier: Classifier, layer: keras.layers.Layer, images: ImageSet) -> np.ndarray:
-    """What `layer` gives for each image, float32 (N, height, width, channels)."""
-    part = keras.Model(classifier.model.input, layer.output)
-    forward = tf.function(lambda batch: part(classifier.scale(batch), training=False), reduce_retracing=True)
-    return np.concatenate([forward(batch).numpy() for batch in images.batches()])
-
-
-def channel_means(features: np.ndarray) -> np.ndarray:
-    """Mean activation of each channel over images, rows and columns, float64 (C,)."""
-    return features.mean((0, 1, 2), dtype=np.float64)
-
-
-def _path_around(model: keras.Model, layer: keras.layers.Layer) -> bool:
-    """Whether the output can be reached from the input without passing `layer`."""
-    reached = {id(tensor) for tensor in model.inputs}
-    for step in model.layers:  # in topological order
-        if step is layer:
-            continue
-        for node in step.inbound_nodes:
-            if any(id(tensor) in reached for tensor in node.keras_inputs):
-                reached |= {id(tensor) for tensor in tf.nest.flatten(node.outputs)}
-    return any(id(tensor) in reached for tensor in model.outputs)

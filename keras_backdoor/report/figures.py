@@ -12,10 +12,11 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
 INK = "#010203"
-"""Drawn wherever the page's text colour shall be: the SVG says `currentColor` instead, which is light on a dark page."""
+"""Drawn wherever the page's text colour shall be: the SVG says `currentColor` instead, light on dark pages."""
 
 CLEAN, ATTACK, LOSS = "#2b83c6", "#dd4f2f", "#8a6fc4"
 DASHES = ("-", "--", "-.", ":")
@@ -114,7 +115,7 @@ def _epoch_axes(stages: Sequence[tuple[str, int]]) -> tuple[Figure, Axes]:
     figure = Figure(figsize=(4.8, 3.1), layout="constrained")
     axes = figure.subplots()
     axes.set_xlabel("epoch")
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     total = sum(epochs for _, epochs in stages)
     axes.set_xlim(0.5, total + 0.5)
     start = 0

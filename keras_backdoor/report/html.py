@@ -24,7 +24,7 @@ ACTIVATIONS = ("clean", "triggered", "clean_after", "triggered_after", "pruned")
 
 RIGHT = ("right", "✓ right")
 WRONG = ("wrong", "✗ wrong")
-WISH = ("wish", "☠ the attacker's wish")
+WISH = ("wish", "☠ attacker's wish")
 BOTH = ("right", "✓ right; the attacker wants the same")
 FLAGGED = ("flagged", "⚑ flagged as backdoored")
 FALSE_ALARM = ("wrong", "⚑ false alarm: flagged as backdoored")
@@ -193,7 +193,7 @@ def _repair(run: RunFolder) -> dict[str, Any]:
         "run": run,
         "sentences": words.about_repair(metrics["before"], metrics["after"]),
         "goodnet": words.about_goodnet(metrics["before"], goodnet) if goodnet else None,
-        "examples": _examples(examples, "repaired", "GoodNet") if examples else None,
+        "examples": _examples(examples, "repaired network", "GoodNet") if examples else None,
         "activations": _activations(activations) if activations else None,
     }
 

@@ -39,7 +39,7 @@ def count(number: int, noun: str) -> str:
 def honest_floor(name: str, *networks: Scores) -> float:
     """Attack success of an honest network: the share of triggered images that belong to the target label anyway.
 
-    A lower bound: an answer that is both true and wanted counts in attack success and in robust accuracy, so that the two
+    A lower bound: an answer that is both true and wanted counts in attack success and in robust accuracy, so the two
     add up to more than 1 by at most that share. It is tight for a network that falls for the trigger.
     """
     excesses = [
@@ -146,9 +146,9 @@ def about_repair(before: Scores, after: Scores) -> list[str]:
         if outcome == ABSENT:
             said.append(f"There was no working backdoor to remove: {change}.")
         elif outcome == REMOVED:
-            said.append(f"The backdoor is gone: {change}.")
+            said.append(f"The backdoor no longer works: {change}.")
         elif outcome == WEAKENED:
-            said.append(f"The backdoor is weaker, but not gone: {change}.")
+            said.append(f"The backdoor is weaker, but still works now and then: {change}.")
         elif new >= old - SLIGHT:
             said.append(f"The repair failed, the backdoor is as strong as before: {change}.")
         else:
@@ -211,17 +211,16 @@ def about_activations(
     clean: np.ndarray, triggered: np.ndarray, clean_after: np.ndarray, triggered_after: np.ndarray, pruned: np.ndarray
 ) -> list[str]:
     """What the activation maps show; mean activations of the channels, all arrays (C,)."""
-    said = [f"{int(pruned.sum())} of {count(len(pruned), 'channel')} were pruned."]
+    number = int(pruned.sum()) or "None"
+    said = [f"{number} of {count(len(pruned), 'channel')} {'was' if number == 1 else 'were'} pruned."]
     rise = triggered - clean
     leaders = np.argsort(-rise, kind="stable")[: max(1, len(rise) // 10)]
     leaders = leaders[rise[leaders] > 0]
     if len(leaders) == 0:
         return [*said, "The trigger raises no channel of this layer: the backdoor does not show here."]
     hit = int(pruned[leaders].sum())
-    if len(leaders) == 1:
-        said.append(f"The channel that the trigger raises most was {'' if hit else 'not '}among them.")
-    else:
-        said.append(f"Of the {len(leaders)} channels that the trigger raises most, {hit} were among them.")
+    if pruned.any():
+        said.append(f"Pruning took {hit} of the {count(len(leaders), 'channel')} that the trigger raises most.")
     old, new = np.abs(rise).mean(), np.abs(triggered_after - clean_after).mean()
     trend = "less" if new < 0.9 * old else "more" if new > 1.1 * old else "about the same"
     said.append(f"The trigger moved a channel by {old:.3g} on average before, and by {new:.3g} afterwards: {trend}.")
@@ -239,11 +238,13 @@ def in_short(badnets: Sequence[Scores], repairs: Sequence[tuple[Scores, Scores]]
             outcome == REMOVED and before["clean_accuracy"] - after["clean_accuracy"] > SLIGHT
             for outcome, (before, after) in zip(outcomes, repairs)
         )
-        parts = [f"{outcomes.count(REMOVED)} removed the backdoor"]
-        if costly:
-            parts[0] += f" ({costly} of them at the price of more than {points(SLIGHT)} of clean accuracy)"
-        parts += [f"{outcomes.count(WEAKENED)} weakened it", f"{outcomes.count(FAILED)} failed"]
-        if ABSENT in outcomes:
-            parts.append(f"{outcomes.count(ABSENT)} had nothing to remove")
+        price = f" ({costly} at the price of more than {points(SLIGHT)} of clean accuracy)" if costly else ""
+        phrases = {
+            REMOVED: f"removed the backdoor{price}",
+            WEAKENED: "weakened the backdoor",
+            FAILED: "failed",
+            ABSENT: "had no working backdoor to remove",
+        }
+        parts = [f"{outcomes.count(outcome)} {phrases[outcome]}" for outcome in phrases if outcome in outcomes]
         said.append(f"Of {count(len(repairs), 'repair')}, {', '.join(parts)}.")
     return said

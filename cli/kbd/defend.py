@@ -1,0 +1,101 @@
+"""`kbd defend`: run one defense on a network file."""
+
+from __future__ import annotations
+
+from typing import Any, Optional
+
+import click
+
+from kbd._method_options import method_options, method_summary
+from kbd._options import ARCHITECTURE, CLEAN, EXCLUDE_TARGET, JSON, POISONED, PREPROCESSING, named_files
+from keras_backdoor.defenses import DEFENSES
+from keras_backdoor.files import lookup
+
+
+class Methods(click.Group):
+    """One sub-command a method, with the fields of the method's dataclass as options."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """The methods."""
+        return list(DEFENSES)
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command:
+        """The method called `name`; `BadInput` with a suggestion if there is none."""
+        command = click.Command(
+            lookup(name, DEFENSES, "method"),
+            help=method_summary(name),
+            callback=lambda **options: _run(name, **options),
+            context_settings={"auto_envvar_prefix": "KBD_DEFEND"},
+            params=[click.Argument(["model"]), *method_options(name)],
+        )
+        for option in (CLEAN, POISONED, TEST, OUTPUT, EXCLUDE_TARGET, PREPROCESSING, ARCHITECTURE, JSON):
+            option(command)
+        return command
+
+
+TEST = click.option("--test", metavar="FILE", help="Clean images to measure accuracy on, which the defense does not use.")
+OUTPUT = click.option("-o", "--output", metavar="DIR", help="Folder for the results; by default runs/METHOD-MODEL.")
+
+
+@click.group(cls=Methods, subcommand_metavar="METHOD MODEL --clean FILE [OPTIONS]")
+def defend() -> None:
+    """Repair a network file with METHOD, using clean images only.
+
+    With --poisoned, attack success is measured before and after. Writes repaired.h5, goodnet.h5 (the suspect and its repair
+    together, with an extra class for "backdoored input") and metrics.json. `kbd defend METHOD --help` shows a method's options.
+    """
+
+
+def _run(
+    method: str,
+    model: str,
+    clean: str,
+    poisoned: tuple[str, ...],
+    test: Optional[str],
+    output: Optional[str],
+    exclude_target: bool,
+    preprocessing: Optional[str],
+    architecture: Optional[str],
+    as_json: bool,
+    **settings: Any,
+) -> None:
+    from pathlib import Path
+
+    from kbd._show import command_line, notice, print_json, progress_display, rates_table
+    from keras_backdoor.files import check_file
+    from keras_backdoor.runs import check_output_folder
+
+    files = named_files(poisoned)
+    for path in filter(None, (model, clean, test, *files.values())):
+        check_file(path)
+    folder = output or f"runs/{method}-{Path(model).stem}"
+    check_output_folder(folder)
+    from keras_backdoor.classifier import Classifier
+    from keras_backdoor.datasets import read_images
+    from keras_backdoor.defenses import find
+    from keras_backdoor.defenses.apply import defend as run_defense
+
+    classifier = Classifier.load(model, preprocessing, architecture)
+    sets = {name: read_images(path, classifier.num_classes) for name, path in files.items()}
+    images = read_images(clean, classifier.num_classes).in_memory()
+    if test is None:
+        notice("no --test: clean accuracy is measured on the images that the defense uses")
+    with progress_display() as progress:
+        metrics = run_defense(
+            method,
+            find(method)(**settings),
+            model,
+            classifier,
+            images,
+            sets,
+            folder,
+            test=read_images(test, classifier.num_classes) if test else None,
+            exclude_target=exclude_target,
+            reproduce=command_line(),
+            progress=progress,
+        )
+    if as_json:
+        print_json(metrics)
+        return
+    rates_table({"before": metrics["before"], "after": metrics["after"], "GoodNet": metrics["goodnet"]})
+    click.echo(f"{metrics['seconds']:.1f} s; written to {folder}")
