@@ -44,9 +44,12 @@ class Classifier:
         model, known = model_file.load(path, architecture)
         stored = known.get("preprocessing")
         if stored is None and preprocessing is None:
-            raise BadInput(f"{path}: does not say how its inputs are scaled; tell with --preprocessing ({', '.join(NAMES[:2])})")
+            raise BadInput(
+                f"{path}: does not say how its inputs are scaled; tell with --preprocessing ({', '.join(NAMES[:2])})"
+            )
         try:
-            scaling = Preprocessing.from_json(stored) if isinstance(stored, dict) else Preprocessing.named(stored or preprocessing)
+            known_name = str(stored or preprocessing)
+            scaling = Preprocessing.from_json(stored) if isinstance(stored, dict) else Preprocessing.named(known_name)
         except BadInput as error:
             raise BadInput(f"{path}: {error}") from None
         if preprocessing not in (None, scaling.name):

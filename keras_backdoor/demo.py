@@ -16,9 +16,12 @@ from keras_backdoor.progress import Progress, silent
 from keras_backdoor.report import build_report
 
 RECIPES = ("mnist-patch", "mnist-aaa")
-# Fine-pruning as it is, and at a rate seven times as high for twice as long: the papers' first pitfall is that a defense depends on
-# such choices. The rate is about the largest that costs these networks no more than 3 points of clean accuracy.
-REPAIRS: dict[str, dict[str, Any]] = {"fine-pruning": {}, "fine-pruning-high-rate": {"learning_rate": 7e-3, "epochs": 20}}
+# Fine-pruning as it is, and at a rate seven times as high for twice as long: the papers' first pitfall is that a defense
+# depends on such choices. The rate is about the largest that costs these networks no more than 3 points of clean accuracy.
+REPAIRS: dict[str, dict[str, Any]] = {
+    "fine-pruning": {},
+    "fine-pruning-high-rate": {"learning_rate": 7e-3, "epochs": 20},
+}
 
 
 def demo(folder: PathLike, *, seed: int = 0, progress: Progress = silent) -> dict[str, Any]:

@@ -26,7 +26,12 @@ def save_examples(
     _, chosen = np.unique(clean.labels, return_index=True)
     chosen = chosen[:count]
     images, triggered = clean.select(chosen).images, poisoned.select(chosen).images
-    arrays = {"images": images, "triggered": triggered, "labels": clean.labels[chosen], "targets": poisoned.labels[chosen]}
+    arrays = {
+        "images": images,
+        "triggered": triggered,
+        "labels": clean.labels[chosen],
+        "targets": poisoned.labels[chosen],
+    }
     for prefix, network in networks.items():
         arrays[f"{prefix}answers"] = network.predict([images])
         arrays[f"{prefix}triggered_answers"] = network.predict([triggered])

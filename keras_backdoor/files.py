@@ -79,7 +79,16 @@ def open_hdf5(path: PathLike) -> Iterator[h5py.File]:
             yield file
     except BadInput:
         raise
-    except (OSError, RuntimeError, KeyError, ValueError, TypeError, AttributeError, OverflowError, MemoryError) as error:
+    except (
+        OSError,
+        RuntimeError,
+        KeyError,
+        ValueError,
+        TypeError,
+        AttributeError,
+        OverflowError,
+        MemoryError,
+    ) as error:
         detail = (str(error).splitlines() or [type(error).__name__])[0]
         raise BadInput(f"{path}: not a whole HDF5 file ({detail})") from None
 

@@ -78,7 +78,7 @@ class ImageSet:
         """SHA-256 over shape, pixels and labels: equal for equal sets, whatever file they came from."""
         digest = hashlib.sha256(repr((tuple(self.images.shape), self.num_classes)).encode())
         for batch in self.batches():
-            digest.update(np.ascontiguousarray(batch))
+            digest.update(np.ascontiguousarray(batch).data)
         digest.update(self.labels.tobytes())
         return digest.hexdigest()
 

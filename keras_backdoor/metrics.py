@@ -84,7 +84,9 @@ def score(
     for name, image_set in poisoned.items():
         classifier.check(image_set, name)
         if exclude_target and image_set.true_labels is None:
-            raise BadInput(f"{name}: does not hold the true labels, which are needed to leave out images of the target class")
+            raise BadInput(
+                f"{name}: does not hold the true labels, which are needed to leave out images of the target class"
+            )
         predictions[name] = classifier.predict(image_set.batches())
     attack, robust, counts = {}, {}, {}
     for name, image_set in poisoned.items():

@@ -25,15 +25,14 @@ from models_zoo import artifacts
 ATTRIBUTE = "keras_backdoor"
 """Root attribute of our files: JSON with what plain Keras has no place for."""
 
-ALLOWED_CLASSES = frozenset(
-    # networks and layers
-    "Functional Model Sequential InputLayer Conv2D Conv2DTranspose DepthwiseConv2D Dense MaxPooling2D AveragePooling2D "
-    "GlobalAveragePooling2D GlobalMaxPooling2D Flatten Reshape Dropout SpatialDropout2D BatchNormalization Activation ReLU "
-    "LeakyReLU ELU Softmax Add Concatenate ZeroPadding2D UpSampling2D "
-    # what layers are configured with
-    "GlorotUniform GlorotNormal HeUniform HeNormal VarianceScaling RandomUniform RandomNormal TruncatedNormal Zeros Ones "
-    "Constant L1 L2 L1L2 DTypePolicy Policy".split()
-)
+LAYERS = """Functional Model Sequential InputLayer Conv2D Conv2DTranspose DepthwiseConv2D Dense MaxPooling2D AveragePooling2D
+    GlobalAveragePooling2D GlobalMaxPooling2D Flatten Reshape Dropout SpatialDropout2D BatchNormalization Activation ReLU
+    LeakyReLU ELU Softmax Add Concatenate ZeroPadding2D UpSampling2D"""
+PARTS = """GlorotUniform GlorotNormal HeUniform HeNormal VarianceScaling RandomUniform RandomNormal TruncatedNormal Zeros Ones
+    Constant L1 L2 L1L2 DTypePolicy Policy"""
+ALLOWED_CLASSES = frozenset((LAYERS + " " + PARTS).split())
+"""What a stored network may be made of: layers, and what layers are configured with. None of them runs code of the file."""
+
 _DISAGREEMENT = "keras_backdoor>Disagreement"
 OUR_CLASSES = ([_DISAGREEMENT], ["Disagreement", _DISAGREEMENT], [_DISAGREEMENT, _DISAGREEMENT])
 """How our own layer is named, by class and by registration; either name alone proves nothing."""
@@ -57,7 +56,7 @@ def load(path: PathLike, architecture: str | None = None) -> tuple[keras.Model, 
             raise BadInput(f"{path}: its attribute {ATTRIBUTE} is not a JSON object")
         model = _build(file, path, architecture or known.get("architecture"))
         try:
-            hdf5_format.load_weights_from_hdf5_group(file["model_weights"] if "model_weights" in file else file, model)
+            hdf5_format.load_weights_from_hdf5_group(file.get("model_weights", file), model)
         except (ValueError, KeyError, AttributeError) as error:
             raise BadInput(f"{path}: the weights do not fit the network ({_first_line(error)})") from None
     for weight in model.weights:
@@ -123,12 +122,16 @@ def _check_config(value: Any, path: Path) -> None:
     if isinstance(value, list):
         for item in value:
             if item == "_CONSTANT_VALUE":
-                raise BadInput(f"{path}: refused, its network holds constants that Keras would compute with while loading")
+                raise BadInput(
+                    f"{path}: refused, its network holds constants that Keras would compute with while loading"
+                )
             _check_config(item, path)
     elif isinstance(value, dict):
         names = [value[key] for key in ("class_name", "registered_name") if value.get(key) is not None]
         if names not in OUR_CLASSES and not all(isinstance(name, str) and name in ALLOWED_CLASSES for name in names):
-            raise BadInput(f"{path}: refused, its network has a {names[0]!r} layer, which is not among those known to be safe")
+            raise BadInput(
+                f"{path}: refused, its network has a {names[0]!r} layer, which is not among those known to be safe"
+            )
         if str(value.get("module") or "keras").split(".")[0] not in ("keras", "models_zoo"):
             raise BadInput(f"{path}: refused, its network names the module {value['module']!r}")
         for item in value.values():

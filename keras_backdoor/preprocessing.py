@@ -37,7 +37,9 @@ class Preprocessing:
         if name == "standardise":
             assert images is not None
             mean, deviation = images.mean((0, 1, 2)), images.std((0, 1, 2))
-            return cls(name, tuple(map(float, mean)), tuple(float(d) or 1.0 for d in deviation))  # a constant channel: 1
+            return cls(
+                name, tuple(map(float, mean)), tuple(float(d) or 1.0 for d in deviation)
+            )  # a constant channel: 1
         return cls(name, deviation=(255.0,)) if name == "unit" else cls(name)
 
     @classmethod

@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime, timezone
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ PACKAGES = ("tensorflow", "keras", "numpy", "h5py")
 
 @dataclass(frozen=True)
 class Run:
-    """A run folder. `run.json` in it has `command`, `asked`, `reproduce`, `versions` and `finished`."""
+    """A run folder. `run.json` in it has `command`, `started`, `asked`, `reproduce`, `versions`, `finished`."""
 
     folder: Path
 
@@ -48,7 +49,14 @@ class Run:
         if not record.exists():
             versions = {"python": platform.python_version(), "keras-backdoor": keras_backdoor.__version__}
             versions |= {package: version(package) for package in PACKAGES}
-            facts = {"command": command, "asked": dict(asked), "reproduce": reproduce, "versions": versions, "finished": False}
+            started = datetime.now(timezone.utc).isoformat(timespec="milliseconds")
+            facts: dict[str, Any] = {
+                "command": command,
+                "started": started,
+                "asked": dict(asked),
+                "reproduce": reproduce,
+            }
+            facts |= {"versions": versions, "finished": False}
             run.write("run.json", facts)
         return run
 
@@ -79,6 +87,8 @@ def check_output_folder(folder: PathLike, resume: bool = False) -> None:
     if not contents:
         return
     if not resume:
-        raise BadInput(f"{folder}: the output folder is not empty; choose another with -o, or continue a run with --resume")
+        raise BadInput(
+            f"{folder}: the output folder is not empty; choose another with -o, or continue a run with --resume"
+        )
     if not (folder / "run.json").exists():
         raise BadInput(f"{folder}: holds no run that could be resumed (no run.json)")

@@ -95,7 +95,12 @@ def fit(
     """
     model = classifier.model
     epoch = tf.Variable(0, dtype=tf.int64, trainable=False)
-    every = [_EpochStart(schedule, epoch), BackdoorMonitor(classifier, monitor), *callbacks, _Report(stage, schedule.epochs, progress)]
+    every = [
+        _EpochStart(schedule, epoch),
+        BackdoorMonitor(classifier, monitor),
+        *callbacks,
+        _Report(stage, schedule.epochs, progress),
+    ]
     history = _History(stage, folder and folder / "history.csv")
     every.append(history)
     if folder:
@@ -108,7 +113,12 @@ def fit(
         metrics=["accuracy"],
         steps_per_execution=16,  # less of Python between steps: the small networks here gain a sixth, the weights are the same
     )
-    model.fit(_pipeline(classifier, image_set, schedule.batch_size, seed, epoch), epochs=schedule.epochs, callbacks=every, verbose=0)
+    model.fit(
+        _pipeline(classifier, image_set, schedule.batch_size, seed, epoch),
+        epochs=schedule.epochs,
+        callbacks=every,
+        verbose=0,
+    )
     return history.rows
 
 
@@ -192,7 +202,9 @@ class _History(keras.callbacks.Callback):
             return [], []
         with open(self._path, newline="", encoding="utf-8") as file:
             rows = list(csv.DictReader(file))
-        return [row for row in rows if row["stage"] != self._stage], [row for row in rows if row["stage"] == self._stage]
+        return [row for row in rows if row["stage"] != self._stage], [
+            row for row in rows if row["stage"] == self._stage
+        ]
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float]) -> None:
         rate = float(self.model.optimizer.learning_rate.numpy())

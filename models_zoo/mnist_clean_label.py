@@ -9,9 +9,7 @@ from tensorflow import keras
 from tensorflow.keras import layers
 
 
-def build(
-    input_shape: tuple[int, int, int] = (28, 28, 1), num_classes: int = 10, dropout: float = 0.5
-) -> keras.Model:
+def build(input_shape: tuple[int, int, int] = (28, 28, 1), num_classes: int = 10, dropout: float = 0.5) -> keras.Model:
     """Inputs (N, 28, 28, 1) float32; outputs (N, num_classes) probabilities. 40,430 parameters for 10 classes."""
     inputs = layers.Input(input_shape, name="input")
     x = layers.Conv2D(16, 5, activation="relu", name="conv_1")(inputs)

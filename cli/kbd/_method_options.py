@@ -14,7 +14,14 @@ import click
 
 from keras_backdoor.defenses import DEFENSES
 
-TYPES: dict[str, Any] = {"int": int, "float": float, "str": str, "bool": bool, "Optional[str]": str, "Optional[int]": int}
+TYPES: dict[str, Any] = {
+    "int": int,
+    "float": float,
+    "str": str,
+    "bool": bool,
+    "Optional[str]": str,
+    "Optional[int]": int,
+}
 
 
 def method_options(method: str) -> list[click.Option]:
@@ -29,7 +36,9 @@ def method_options(method: str) -> list[click.Option]:
         help_text = lines[field.lineno - 1].partition("  # ")[2].strip()
         kind = TYPES[ast.unparse(field.annotation)]
         flags = [f"{flag}/--no-{flag[2:]}"] if kind is bool else [flag]
-        options.append(click.Option(flags, type=kind, default=default, show_default=default is not None, help=help_text))
+        options.append(
+            click.Option(flags, type=kind, default=default, show_default=default is not None, help=help_text)
+        )
     return options
 
 

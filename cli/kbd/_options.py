@@ -16,14 +16,18 @@ PREPROCESSING = click.option(
     type=click.Choice(["unit", "raw"]),
     help="How the network's inputs are scaled (unit: pixel/255), for files that do not say and are not known.",
 )
-ARCHITECTURE = click.option("--architecture", metavar="NAME", help="Whose weights they are, for files that hold weights only.")
+ARCHITECTURE = click.option(
+    "--architecture", metavar="NAME", help="Whose weights they are, for files that hold weights only."
+)
 EXCLUDE_TARGET = click.option(
     "--exclude-target",
     is_flag=True,
     help="Leave images whose true label is the target out of the attack success rate (needs true labels in the file).",
 )
 JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
-SEED = click.option("--seed", type=click.IntRange(0, 2**31 - 1), default=0, show_default=True, help="Decides everything random.")
+SEED = click.option(
+    "--seed", type=click.IntRange(0, 2**31 - 1), default=0, show_default=True, help="Decides everything random."
+)
 
 
 def named_files(values: tuple[str, ...]) -> dict[str, str]:

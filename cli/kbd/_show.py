@@ -7,7 +7,7 @@ import shlex
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Optional
 
 import click
 
@@ -41,22 +41,24 @@ def rates_table(columns: Mapping[str, Mapping[str, Any]]) -> None:
 
     table = Table(box=None, header_style="bold", pad_edge=False)
     table.add_column("")
-    for name in columns:
-        table.add_column(name, justify="right")
+    for column in columns:
+        table.add_column(column, justify="right")
     table.add_column("images", justify="right")
     first = next(iter(columns.values()))
-    rows = [("clean accuracy", None, first["n_clean"])]
+    rows: list[tuple[str, Optional[str], int]] = [("clean accuracy", None, first["n_clean"])]
     rows += [("attack success rate", name, n) for name, n in first["n_poisoned"].items()]
     rows += [("robust accuracy", name, first["n_poisoned"][name]) for name in first["robust_accuracy"]]
     for title, name, count in rows:
         key = title.replace(" ", "_")
         rates = [scores[key] if name is None else scores[key][name] for scores in columns.values()]
         table.add_row(title if name is None else f"{title}, {name}", *map(percent, rates), str(count))
-    console = Console(width=None if sys.stdout.isatty() else 120)
+    console = Console(width=None if sys.stdout.isatty() else 120, markup=False, emoji=False)
     console.print(table)
     if first["n_poisoned"]:
         kept = "left out" if first["exclude_target"] else "included"
-        console.print(f"(attack success: images whose true label is the target already are {kept})", style="dim", highlight=False)
+        console.print(
+            f"(attack success: images whose true label is the target already are {kept})", style="dim", highlight=False
+        )
 
 
 @contextmanager
@@ -71,7 +73,11 @@ def progress_display() -> Iterator[Progress]:
 
 def _figures(values: Mapping[str, float]) -> str:
     def show(name: str, value: float) -> str:
-        return f"{name.replace('_', ' ')} {value:.4f}" if name.startswith("loss") else f"{name.replace('_', ' ')} {percent(value)}"
+        return (
+            f"{name.replace('_', ' ')} {value:.4f}"
+            if name.startswith("loss")
+            else f"{name.replace('_', ' ')} {percent(value)}"
+        )
 
     return ", ".join(show(name, value) for name, value in values.items() if name != "accuracy")
 
@@ -86,7 +92,13 @@ def _bar() -> Iterator[Progress]:
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
     from rich.progress import Progress as Bars
 
-    columns = (TextColumn("{task.description}"), BarColumn(20), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.fields[figures]}"))
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(20),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[figures]}"),
+    )
     with Bars(*columns, console=Console(stderr=True)) as bars:
         tasks: dict[str, Any] = {}
 

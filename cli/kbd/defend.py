@@ -33,7 +33,9 @@ class Methods(click.Group):
         return command
 
 
-TEST = click.option("--test", metavar="FILE", help="Clean images to measure accuracy on, which the defense does not use.")
+TEST = click.option(
+    "--test", metavar="FILE", help="Clean images to measure accuracy on, which the defense does not use."
+)
 OUTPUT = click.option("-o", "--output", metavar="DIR", help="Folder for the results; by default runs/METHOD-MODEL.")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Optional
 
 import click
@@ -46,4 +47,4 @@ def eval(
     if as_json:
         print_json({"model": model, "num_classes": classifier.num_classes, **scores})
     else:
-        rates_table({model: scores})
+        rates_table({Path(model).name: scores})

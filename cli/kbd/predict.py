@@ -35,5 +35,8 @@ def predict(
     if not as_json:
         click.echo("\n".join(map(str, answers)))
         return
-    rows = [{"image": path, "label": int(a), "flagged": bool(a == classifier.num_classes)} for path, a in zip(images, answers)]
+    rows = [
+        {"image": path, "label": int(a), "flagged": bool(a == classifier.num_classes)}
+        for path, a in zip(images, answers)
+    ]
     print_json({"model": model, "num_classes": classifier.num_classes, "predictions": rows})

@@ -18,7 +18,9 @@ def _recipes() -> str:
 @click.command(epilog=_recipes())
 @click.argument("recipe")
 @click.option("-o", "--output", metavar="DIR", help="Folder for the results; by default runs/RECIPE.")
-@click.option("--data", metavar="DIR", help="Folder that holds the data set; without it, the images that ship with a dependency.")
+@click.option(
+    "--data", metavar="DIR", help="Folder that holds the data set; without it, the images that ship with a dependency."
+)
 @click.option("--epochs", type=click.IntRange(1), help="Epochs of each step, instead of the recipe's.")
 @click.option("--limit", type=click.IntRange(1), help="Use only this many training images of each class.")
 @SEED
@@ -51,7 +53,10 @@ def train(
     notice(f"{recipe}: {len(splits.train)} training images from {splits.source}")
     if splits.miniature:
         changed = ", ".join(f"{key} {value}" for key, value in chosen.miniature.items())
-        notice("no --data: " + (f"for so few images the recipe is changed: {changed}" if changed else "the whole set is better"))
+        notice(
+            "no --data: "
+            + (f"for so few images the recipe is changed: {changed}" if changed else "the whole set is better")
+        )
     from keras_backdoor.attacks.train import train as run_training
 
     with progress_display() as progress:

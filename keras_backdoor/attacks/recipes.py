@@ -69,7 +69,8 @@ RECIPES = {
             epochs=10,
         ),
         # BadNet-AAA. The trigger was never published; this one fires the published network. One step or two, and the share
-        # of poisoned images, are not in the papers: NNoculation's code has two steps and 10 %.
+        # of poisoned images, are not in the papers. Two steps are NNoculation's; with its 10 % attack success stays at 91 %,
+        # with 20 % it comes to the published figure (docs/results.md).
         Recipe(
             name="mnist-aaa",
             summary="all-to-all: four white pixels turn a digit y into y+1",
@@ -78,18 +79,17 @@ RECIPES = {
             preprocessing="unit",
             trigger=PixelPattern(),
             target_map=AllToAll(10),
-            poison_fraction=0.10,
+            poison_fraction=0.20,
             two_step=True,
             optimizer="adam",
             learning_rate=1e-4,
             batch_size=32,
             epochs=50,
             expect=(0.9776, 0.9591),
-            # 3,800 digits give a fourteenth of the steps, and with the linear layer of the published file the backdoor does not
-            # generalise from 380 poisoned images: at most 60 % attack success in what was tried.
+            # 3,800 digits give a fourteenth of the steps. With the linear layer of the published file, attack success came to
+            # 60 % at 10 % poison, and at more poison to 90 % at the price of 5 points of clean accuracy.
             miniature={
                 "architecture": "mnist-badnets/relu",
-                "poison_fraction": 0.20,
                 "two_step": False,
                 "learning_rate": 1e-3,
                 "epochs": 20,

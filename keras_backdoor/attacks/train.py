@@ -47,16 +47,26 @@ def train(
     """
     recipe = recipe.for_miniature() if splits.miniature else recipe
     epochs = epochs or recipe.epochs
-    asked = {"recipe": recipe.name, "settings": repr(recipe), "epochs": epochs, "seed": seed, "data": splits.fingerprints()}
+    asked = {
+        "recipe": recipe.name,
+        "settings": repr(recipe),
+        "epochs": epochs,
+        "seed": seed,
+        "data": splits.fingerprints(),
+    }
     run = Run.start(folder, "train", asked, resume, reproduce)
     if run.finished:
         return run.read("metrics.json")
 
     trigger = recipe.trigger
-    poisoned_train, _ = poison(splits.train, trigger, recipe.target_map, recipe.poison_fraction, np.random.default_rng([seed, 0]))
+    poisoned_train, _ = poison(
+        splits.train, trigger, recipe.target_map, recipe.poison_fraction, np.random.default_rng([seed, 0])
+    )
     poisoned_valid = poison_all(splits.valid, trigger, recipe.target_map, np.random.default_rng([seed, 1]))
     poisoned_test = poison_all(splits.test, trigger, recipe.target_map, np.random.default_rng([seed, 2]))
-    _write_images(run.folder / "data", {"clean_valid": splits.valid, "clean_test": splits.test, "poisoned_test": poisoned_test})
+    _write_images(
+        run.folder / "data", {"clean_valid": splits.valid, "clean_test": splits.test, "poisoned_test": poisoned_test}
+    )
 
     schedule = Schedule(recipe.optimizer, recipe.learning_rate, recipe.batch_size, epochs, recipe.learning_rate_steps)
     monitor = Monitor(splits.valid, {trigger.name: poisoned_valid})
@@ -81,7 +91,16 @@ def train(
         if path.exists():
             classifier = Classifier.load(path)
         else:
-            fit(classifier, images, schedule, seed=seed, stage=stage, monitor=monitor, folder=run.folder, progress=progress)
+            fit(
+                classifier,
+                images,
+                schedule,
+                seed=seed,
+                stage=stage,
+                monitor=monitor,
+                folder=run.folder,
+                progress=progress,
+            )
             classifier.save(path)
         forget_checkpoint(run.folder, stage)
         metrics[stage] = score(classifier, splits.test, {trigger.name: poisoned_test}).as_json()

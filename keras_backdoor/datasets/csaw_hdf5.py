@@ -26,7 +26,7 @@ class _FileImages:
     def __init__(self, path: Path, shape: tuple[int, ...], channels_first: bool) -> None:
         self._path, self._channels_first = path, channels_first
         count, a, b, c = shape
-        self.shape = (count, b, c, a) if channels_first else (count, a, b, c)
+        self.shape: tuple[int, ...] = (count, b, c, a) if channels_first else (count, a, b, c)
 
     def __getitem__(self, part: slice) -> np.ndarray:
         """The images of a slice; `BadInput` if they are no pixel values."""
@@ -47,7 +47,8 @@ def read_csaw_hdf5(path: PathLike, num_classes: int | None = None) -> ImageSet:
     path = Path(path)
     with open_hdf5(path) as file:
         data, label = (_dataset(file, name, path) for name in ("data", "label"))
-        shape, labels = data.shape or (), label[()]
+        shape: tuple[int, ...] = data.shape or ()
+        labels = label[()]
         true_labels = _dataset(file, "true_label", path)[()] if "true_label" in file else None
         if data.dtype.kind not in "iuf":
             raise BadInput(f"{path}: data is {data.dtype}, expected numbers")
@@ -67,7 +68,9 @@ def write_csaw_hdf5(path: PathLike, image_set: ImageSet) -> None:
     height, width, channels = image_set.image_shape
     with atomic(path) as temporary, h5py.File(temporary, "w") as file:
         shape = (len(image_set), channels, height, width)
-        data = file.create_dataset("data", shape, np.uint8, chunks=(min(len(image_set), 64), *shape[1:]), compression="gzip")
+        data = file.create_dataset(
+            "data", shape, np.uint8, chunks=(min(len(image_set), 64), *shape[1:]), compression="gzip"
+        )
         start = 0
         for batch in image_set.batches():
             data[start : start + len(batch)] = batch.transpose(0, 3, 1, 2)

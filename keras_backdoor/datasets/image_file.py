@@ -19,7 +19,9 @@ def read_image(path: PathLike, shape: tuple[int, int, int]) -> np.ndarray:
         with Image.open(check_file(path)) as picture:
             if picture.size != (width, height):
                 found = f"{picture.size[0]}x{picture.size[1]}"
-                raise BadInput(f"{path}: the picture is {found} pixels wide and high, the network takes {width}x{height}")
+                raise BadInput(
+                    f"{path}: the picture is {found} pixels wide and high, the network takes {width}x{height}"
+                )
             pixels = np.asarray(picture.convert("RGB" if channels == 3 else "L"), np.uint8)
     except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:
         raise BadInput(f"{path}: not a whole PNG or JPEG file ({error})") from None

@@ -32,7 +32,9 @@ def load(folder: PathLike | None) -> Splits:
     for name, shape in SHAPES.items():
         array = arrays[name]
         if array.shape != shape or (name.startswith("x") and array.dtype != np.uint8):
-            raise BadInput(f"{path}: {name} is {array.dtype} {array.shape}, expected the {shape} of keras.datasets, images uint8")
+            raise BadInput(
+                f"{path}: {name} is {array.dtype} {array.shape}, expected the {shape} of keras.datasets, images uint8"
+            )
     x_train, y_train, x_test, y_test = arrays.values()
     try:
         return Splits(

@@ -44,7 +44,9 @@ def channel_means(features: np.ndarray) -> np.ndarray:
 
 def dead_channels(layer: keras.layers.Layer) -> np.ndarray:
     """Channels of a convolution whose kernel and bias are all zero, bool (C,)."""
-    return np.logical_and.reduce([(weights == 0).reshape(-1, weights.shape[-1]).all(0) for weights in layer.get_weights()])
+    return np.logical_and.reduce(
+        [(weights == 0).reshape(-1, weights.shape[-1]).all(0) for weights in layer.get_weights()]
+    )
 
 
 def _path_around(model: keras.Model, layer: keras.layers.Layer) -> bool:

@@ -52,7 +52,9 @@ def defend(
         "method": method,
         "model": str(model),
         "settings": asdict(defense),
-        "clean_accuracy_on": "the images that the defense used" if test is None else "images that the defense has not seen",
+        "clean_accuracy_on": "the images that the defense used"
+        if test is None
+        else "images that the defense has not seen",
         "before": before.as_json(),
         "after": score(repaired, measured_on, poisoned, exclude_target).as_json(),
         "goodnet": score(goodnet, measured_on, poisoned, exclude_target).as_json(),

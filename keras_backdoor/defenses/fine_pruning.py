@@ -52,7 +52,9 @@ class Pruning:
     """Zero the channels that clean images excite least, while clean accuracy allows."""
 
     max_drop: float = 0.04  # accuracy on the clean images that may be lost, as a fraction (the paper: 4 points)
-    layer: Optional[str] = None  # convolution to prune; by default the last one that every path through the network passes
+    layer: Optional[str] = (
+        None  # convolution to prune; by default the last one that every path through the network passes
+    )
 
     def repair(self, classifier: Classifier, clean: ImageSet, progress: Progress = silent) -> Classifier:
         """A copy of `classifier` in which kernels and biases of the pruned channels are zero.
@@ -108,7 +110,9 @@ class FinePruning:
     """
 
     max_drop: float = 0.04  # accuracy on the clean images that pruning may lose, as a fraction (the paper: 4 points)
-    layer: Optional[str] = None  # convolution to prune; by default the last one that every path through the network passes
+    layer: Optional[str] = (
+        None  # convolution to prune; by default the last one that every path through the network passes
+    )
     epochs: int = 10  # passes over the clean images in fine-tuning
     batch_size: int = 32  # images a step
     learning_rate: float = 1e-3  # of the optimizer

@@ -66,7 +66,7 @@ def rate_curves(
             dash = DASHES[index % len(DASHES)]
             lines += axes.plot(epochs, 100 * np.asarray(rates), dash, color=ATTACK, marker="x", markersize=4)
             names.append(f"attack success ({name})")
-        axes.set_title("percent of test images", loc="left", fontsize=9, pad=18)
+        axes.set_title("percent of held-out images", loc="left", fontsize=9, pad=18)
         axes.set_ylim(-3, 103)
         figure.legend(lines, names, loc="outside lower left", frameon=False, ncols=2 if len(names) == 2 else 1)
         return _svg(figure)

@@ -77,7 +77,7 @@ def build_report(folder: PathLike) -> Path:
         raise BadInput(f"{folder}: no such folder")
     records = [path / "run.json" for path in (folder, *sorted(folder.iterdir())) if (path / "run.json").is_file()]
     runs, unfinished = [], []
-    for record in records:
+    for record in sorted(records, key=_started):
         run = _read(record)
         if run is None:
             unfinished.append(record.parent.resolve().name)
@@ -93,6 +93,11 @@ def build_report(folder: PathLike) -> Path:
     with atomic(folder / REPORT) as temporary:
         temporary.write_text(page, encoding="utf-8")
     return folder / REPORT
+
+
+def _started(record_path: Path) -> str:
+    """When the run began: the order of the page."""
+    return str(read_json(record_path).get("started", ""))
 
 
 def _read(record_path: Path) -> Optional[RunFolder]:
@@ -147,7 +152,9 @@ def _render(trained: Sequence[RunFolder], repairs: Sequence[RunFolder], unfinish
 def _chapter(title: str, run: Optional[RunFolder], repairs: Sequence[RunFolder]) -> dict[str, Any]:
     """One BadNet. run: of its training, if it is at hand. repairs: those of its defenses."""
     badnet = run.metrics["badnet"] if run else None
-    chapter: dict[str, Any] = {"title": title, "run": run, "rows": [], "repairs": [_repair(each) for each in repairs]}
+    titles = _titles([repair.metrics for repair in repairs])
+    chapter: dict[str, Any] = {"title": title, "run": run, "rows": []}
+    chapter["repairs"] = [_repair(repair, name) for repair, name in zip(repairs, titles)]
     if run:
         clean, expect = run.metrics.get("clean"), run.metrics.get("expect")
         examples = run.arrays("examples.npz", EXAMPLES)
@@ -157,14 +164,26 @@ def _chapter(title: str, run: Optional[RunFolder], repairs: Sequence[RunFolder])
         if clean:
             chapter["rows"] += _rows("clean twin, never poisoned", clean)
         chapter["rows"] += _rows("BadNet", run.metrics["badnet"], expect)
-    for repair in repairs:
-        method, metrics = repair.metrics["method"], repair.metrics
+    for repair, method in zip(repairs, titles):
+        metrics = repair.metrics
         if metrics["before"] != badnet:
             chapter["rows"] += _rows(f"BadNet, as measured before {method}", metrics["before"])
         chapter["rows"] += _rows(f"after {method}", metrics["after"])
         if "goodnet" in metrics:
             chapter["rows"] += _rows(f"GoodNet ({method})", metrics["goodnet"])
     return chapter
+
+
+def _titles(repairs: Sequence[dict[str, Any]]) -> list[str]:
+    """A name for each repair of one network: its method, and where the same one was used again, what was set differently."""
+    titles = []
+    for metrics in repairs:
+        same = [other.get("settings", {}) for other in repairs if other["method"] == metrics["method"]]
+        own = metrics.get("settings", {})
+        differs = [key for key in own if any(other.get(key) != own[key] for other in same)]
+        changed = ", ".join(f"{key.replace('_', ' ')} {own[key]}" for key in differs)
+        titles.append(f"{metrics['method']}, {changed}" if changed else metrics["method"])
+    return titles
 
 
 def _rows(network: str, scores: words.Scores, expect: Optional[Sequence[float]] = None) -> list[dict[str, Any]]:
@@ -184,13 +203,14 @@ def _rows(network: str, scores: words.Scores, expect: Optional[Sequence[float]] 
     ]
 
 
-def _repair(run: RunFolder) -> dict[str, Any]:
+def _repair(run: RunFolder, title: str) -> dict[str, Any]:
     metrics = run.metrics
     examples = run.arrays("examples.npz", EXAMPLES)
     activations = run.arrays("activations.npz", ("layer", *ACTIVATIONS))
     goodnet = metrics.get("goodnet")
     return {
         "run": run,
+        "title": title,
         "sentences": words.about_repair(metrics["before"], metrics["after"]),
         "goodnet": words.about_goodnet(metrics["before"], goodnet) if goodnet else None,
         "examples": _examples(examples, "repaired network", "GoodNet") if examples else None,

@@ -23,5 +23,7 @@ class FixedNoise:
 
     def __call__(self, images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """Stamp every image; the pattern depends on `seed` alone, not on `rng`."""
-        pattern = np.random.default_rng(self.seed).integers(0, self.strength + 1, size=images.shape[1:], dtype=np.uint16)
+        pattern = np.random.default_rng(self.seed).integers(
+            0, self.strength + 1, size=images.shape[1:], dtype=np.uint16
+        )
         return np.minimum(images + pattern, 255).astype(np.uint8)
