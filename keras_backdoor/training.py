@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Optional
 
+import numpy as np
 import tensorflow as tf
 from tensorflow import keras
 
@@ -67,7 +68,7 @@ def seed_everything(seed: int) -> None:
     """Make all that follows a function of `seed` alone: initial weights, order of images, dropout; one seed, the same bits."""
     keras.utils.set_random_seed(seed)
     tf.config.experimental.enable_op_determinism()
-    # Dropout then keeps its state in variables, which a checkpoint holds: a resumed run draws what the killed one would have.
+    # Layers that are built from here on have a random state that `_EpochStart` can set.
     keras.backend.experimental.enable_tf_random_generator()
 
 
@@ -96,7 +97,7 @@ def fit(
     model = classifier.model
     epoch = tf.Variable(0, dtype=tf.int64, trainable=False)
     every = [
-        _EpochStart(schedule, epoch),
+        _EpochStart(schedule, seed, epoch),
         BackdoorMonitor(classifier, monitor),
         *callbacks,
         _Report(stage, schedule.epochs, progress),
@@ -124,7 +125,10 @@ def fit(
 
 def forget_checkpoint(folder: Path, stage: str) -> None:
     """Remove the checkpoint of a stage whose result has been saved."""
-    shutil.rmtree(_checkpoints(folder, stage), ignore_errors=True)
+    path = _checkpoints(folder, stage)
+    shutil.rmtree(path, ignore_errors=True)
+    if path.parent.exists() and not any(path.parent.iterdir()):
+        path.parent.rmdir()
 
 
 def _checkpoints(folder: Path, stage: str) -> Path:
@@ -167,15 +171,23 @@ class BackdoorMonitor(keras.callbacks.Callback):
 
 
 class _EpochStart(keras.callbacks.Callback):
-    """Tells the pipeline which epoch begins, and the optimizer its learning rate."""
+    """Sets all that an epoch depends on besides the weights: its number, the learning rate, and the state of dropout.
 
-    def __init__(self, schedule: Schedule, epoch: tf.Variable) -> None:
+    Keras keeps the last out of checkpoints on purpose; as a function of the seed and the epoch it need not be in them.
+    """
+
+    def __init__(self, schedule: Schedule, seed: int, epoch: tf.Variable) -> None:
         super().__init__()
-        self._schedule, self._epoch = schedule, epoch
+        self._schedule, self._seed, self._epoch = schedule, seed, epoch
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         self._epoch.assign(epoch)
         self.model.optimizer.learning_rate.assign(self._schedule.rate(epoch))
+        states = [
+            layer._random_generator._generator for layer in self.model.submodules if hasattr(layer, "_random_generator")
+        ]
+        for index, state in enumerate(state for state in states if state is not None):
+            state.reset_from_seed(int(np.random.SeedSequence([self._seed, epoch, index]).generate_state(1)[0]))
 
 
 class _Report(keras.callbacks.Callback):
