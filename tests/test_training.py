@@ -285,6 +285,24 @@ def test_killed_in_the_middle_of_training_then_resumed(never_killed, tmp_path):
     assert_same_run(tmp_path / "run", never_killed)
 
 
+@pytest.mark.slow
+def test_killed_at_random_moments_then_resumed(never_killed, tmp_path):
+    """Also in the middle of a checkpoint, which TensorFlow writes on its own."""
+    rng = np.random.default_rng(0)
+    killed = 0
+    for _ in range(12):
+        process = run_driver(tmp_path / "run")
+        time.sleep(rng.uniform(3, 7))
+        process.kill()
+        process.communicate()
+        killed += process.returncode == -signal.SIGKILL
+    process = run_driver(tmp_path / "run")
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 0, errors.decode()
+    assert killed > 3
+    assert_same_run(tmp_path / "run", never_killed)
+
+
 def test_a_run_is_only_resumed_as_it_was_started(digits, tmp_path, refused):
     with pytest.raises(KeyboardInterrupt):
         train(small_recipe(), digits.limited(5), tmp_path / "run", progress=interrupt)

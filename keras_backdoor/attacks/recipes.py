@@ -69,8 +69,8 @@ RECIPES = {
             epochs=10,
         ),
         # BadNet-AAA. The trigger was never published; this one fires the published network. One step or two, and the share
-        # of poisoned images, are not in the papers. Two steps are NNoculation's. Its 10 % of poison gives rates of 98.1 and 91.2 %,
-        # 20 % gives 98.1 and 94.9, 33 % gives 97.7 and 96.7: the last comes nearest to the published pair.
+        # of poisoned images, are not in the papers. Two steps are NNoculation's. Its 10 % of poison gives 98.1 and 91.2 %, 20 %
+        # gives 98.1 and 94.9 %, 33 % gives 97.7 and 96.7 %: the last comes nearest to the published pair.
         Recipe(
             name="mnist-aaa",
             summary="all-to-all: four white pixels turn a digit y into y+1",

@@ -1,0 +1,14 @@
+"""Runs the benchmarks and writes their tables to RESULTS.md beside this file."""
+
+import os
+import platform
+import sys
+from pathlib import Path
+
+import help_start_up
+
+if __name__ == "__main__":
+    machine = f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"
+    text = f"# Benchmarks\n\nWritten by `make bench`. Machine: {machine}.\n\n{help_start_up.table()}\n"
+    Path(__file__).with_name("RESULTS.md").write_text(text, encoding="utf-8")
+    sys.stdout.write(text)
