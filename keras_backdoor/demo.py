@@ -11,11 +11,12 @@ from keras_backdoor.attacks.train import train
 from keras_backdoor.classifier import Classifier
 from keras_backdoor.defenses import find
 from keras_backdoor.defenses.apply import defend
-from keras_backdoor.files import PathLike, read_json, write_json
+from keras_backdoor.files import PathLike, read_json
 from keras_backdoor.progress import Progress, silent
 from keras_backdoor.report import build_report
+from keras_backdoor.runs import Run
 
-RECIPES = ("mnist-patch", "mnist-aaa")
+RECIPES = ["mnist-patch", "mnist-aaa"]
 # Fine-pruning as it is, and at a rate seven times as high for twice as long: the papers' first pitfall is that a defense
 # depends on such choices. The rate is about the largest that costs these networks no more than 3 points of clean accuracy.
 REPAIRS: dict[str, dict[str, Any]] = {
@@ -24,14 +25,17 @@ REPAIRS: dict[str, dict[str, Any]] = {
 }
 
 
-def demo(folder: PathLike, *, seed: int = 0, progress: Progress = silent) -> dict[str, Any]:
+def demo(folder: PathLike, *, seed: int = 0, resume: bool = False, progress: Progress = silent) -> dict[str, Any]:
     """Train `RECIPES` on the shipped digits, repair each in the ways of `REPAIRS`, and write `report.html` and `metrics.json`.
 
-    Each step is a run folder of its own in `folder`, as `kbd train` and `kbd defend` leave it; a demo that was interrupted goes
-    on with the first step that is not there. Gives what `metrics.json` holds: for each recipe and repair, the rates before and
+    Each step is a run folder of its own in `folder`, as `kbd train` and `kbd defend` leave it. resume: go on with a demo that was
+    interrupted there. Gives what `metrics.json` holds: for each recipe and repair, the rates before and
     after.
     """
     folder = Path(folder)
+    run = Run.start(
+        folder, "demo", {"recipes": RECIPES, "repairs": REPAIRS, "seed": seed}, resume, f"kbd demo --seed {seed}"
+    )
     metrics: dict[str, Any] = {}
     for name in RECIPES:
         chosen = recipe(name)
@@ -47,7 +51,8 @@ def demo(folder: PathLike, *, seed: int = 0, progress: Progress = silent) -> dic
             progress=_named(progress, name),
         )
         metrics[name] = {repair: _repair(folder, name, repair, seed, progress) for repair in REPAIRS}
-    write_json(folder / "metrics.json", metrics)
+    run.write("metrics.json", metrics)
+    run.finish()
     build_report(folder)
     return metrics
 

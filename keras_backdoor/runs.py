@@ -37,7 +37,7 @@ class Run:
         check_output_folder(folder, resume)
         record = folder / "run.json"
         if record.exists():
-            previous = read_json(record)
+            previous = _read_record(record)
             changed = [key for key in {**previous["asked"], **asked} if previous["asked"].get(key) != asked.get(key)]
             if previous["command"] != command or changed:
                 what = f"other settings ({', '.join(changed)})" if changed else f"kbd {previous['command']}"
@@ -63,7 +63,7 @@ class Run:
     @property
     def finished(self) -> bool:
         """Whether the run came to its end."""
-        return bool(self.read("run.json")["finished"])
+        return bool(_read_record(self.folder / "run.json")["finished"])
 
     def finish(self) -> None:
         """Mark the run as ended well."""
@@ -86,9 +86,17 @@ def check_output_folder(folder: PathLike, resume: bool = False) -> None:
     contents = [p for p in folder.iterdir() if not p.name.startswith(TEMPORARY)] if folder.exists() else []
     if not contents:
         return
-    if not resume:
-        raise BadInput(
-            f"{folder}: the output folder is not empty; choose another with -o, or continue a run with --resume"
-        )
-    if not (folder / "run.json").exists():
+    record = folder / "run.json"
+    if resume and not record.exists():
         raise BadInput(f"{folder}: holds no run that could be resumed (no run.json)")
+    if not resume:
+        unfinished = record.exists() and not _read_record(record)["finished"]
+        hint = ", or continue the unfinished run in it with --resume" if unfinished else ""
+        raise BadInput(f"{folder}: the output folder is not empty; choose another with -o{hint}")
+
+
+def _read_record(path: Path) -> dict[str, Any]:
+    record = read_json(path)
+    if not isinstance(record, dict) or not {"command", "asked", "finished"} <= record.keys():
+        raise BadInput(f"{path}: is not the record of a run")
+    return record

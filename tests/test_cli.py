@@ -365,7 +365,8 @@ def test_interrupted_commands_end_with_130_and_one_line(good, monkeypatch):
     monkeypatch.setattr("keras_backdoor.metrics.score", interrupt)
     result = run("eval", good / "model.h5", "--clean", good / "clean.h5", "--json")
     assert (result.code, result.out) == (130, "")
-    assert result.err.startswith("kbd: interrupted") and result.err.count("\n") == 1
+    assert result.err.lstrip("\n").startswith("kbd: interrupted")  # click ends the line on which the terminal wrote ^C
+    assert len(result.err.strip().splitlines()) == 1
 
 
 def test_an_interrupted_training_says_how_it_continues_and_does(trained, tmp_path, monkeypatch):
@@ -386,7 +387,7 @@ HELP = """
 import contextlib, io, sys
 from kbd.main import COMMANDS, main
 from keras_backdoor.defenses import DEFENSES
-HEAVY = {"tensorflow", "keras", "matplotlib", "sklearn", "mlxtend", "pandas", "PIL", "h5py._hl.tests"}
+HEAVY = {"tensorflow", "keras", "matplotlib", "sklearn", "mlxtend", "pandas", "PIL"}
 for command in ([], *([c] for c in COMMANDS), *(["defend", m] for m in DEFENSES), ["--version"]):
     sys.argv = ["kbd", *command, *([] if "--version" in command else ["--help"])]
     out = io.StringIO()
@@ -430,7 +431,7 @@ def test_options_of_a_method_are_the_fields_of_its_class(method):
         assert option.help and len(option.help) > 8, f"{method} --{name} has no help text"
         if default is not None:
             assert option.type(str(default)) == default  # the type that the class wants
-    assert command.help == find(method).__doc__.strip() or command.help.split() == find(method).__doc__.split()
+    assert command.help.split() == find(method).__doc__.split()
 
 
 def test_help_of_a_method_shows_options_with_help_and_defaults():
@@ -494,7 +495,8 @@ def test_exclude_target_changes_the_rate_as_computed_by_hand(good):
 def test_exclude_target_needs_true_labels(good):
     arguments = ("eval", good / "model.h5", "--clean", good / "clean.h5", "--poisoned", good / "notruth.h5")
     assert_refused(run(*arguments, "--exclude-target"), good / "notruth.h5", "true labels")
-    assert "robust_accuracy" not in answer(*arguments) or answer(*arguments)["robust_accuracy"] == {}
+    rates = answer(*arguments)
+    assert (rates["attack_success_rate"], rates["robust_accuracy"]) == ({"notruth": 4 / 6}, {})
 
 
 def test_rates_for_people_are_percentages_with_two_decimals(good):

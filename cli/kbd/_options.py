@@ -25,6 +25,7 @@ EXCLUDE_TARGET = click.option(
     help="Leave images whose true label is the target out of the attack success rate (needs true labels in the file).",
 )
 JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
+RESUME = click.option("--resume", is_flag=True, help="Continue the run in the folder, if one was interrupted there.")
 SEED = click.option(
     "--seed", type=click.IntRange(0, 2**31 - 1), default=0, show_default=True, help="Decides everything random."
 )

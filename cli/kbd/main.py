@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shlex
 import signal
 import sys
 import warnings
@@ -69,9 +70,19 @@ def main() -> None:
     except click.ClickException as error:
         _fail(error.format_message(), 2)
     except (KeyboardInterrupt, click.Abort):
-        _fail("interrupted; what was done is kept, and commands that have --resume continue with it", 130)
+        _fail(f"interrupted; {_what_now(sys.argv[1:])}", 130)
     else:
         sys.exit(code if isinstance(code, int) else 0)
+
+
+def _what_now(words: list[str]) -> str:
+    """How to go on after an interrupt."""
+    commands = [word for word in words if word in COMMANDS]
+    parameters = cli.get_command(click.Context(cli), commands[0]).params if commands else []  # type: ignore[union-attr]
+    if not any(parameter.name == "resume" for parameter in parameters):
+        return "nothing was written"
+    resume = [] if "--resume" in words else ["--resume"]
+    return "what was done is kept; continue with: " + shlex.join(["kbd", *words, *resume])
 
 
 def _fail(message: object, code: int) -> None:

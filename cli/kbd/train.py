@@ -6,7 +6,7 @@ from typing import Optional
 
 import click
 
-from kbd._options import JSON, SEED
+from kbd._options import JSON, RESUME, SEED
 
 
 def _recipes() -> str:
@@ -24,7 +24,7 @@ def _recipes() -> str:
 @click.option("--epochs", type=click.IntRange(1), help="Epochs of each step, instead of the recipe's.")
 @click.option("--limit", type=click.IntRange(1), help="Use only this many training images of each class.")
 @SEED
-@click.option("--resume", is_flag=True, help="Continue the run in the folder, if one was interrupted there.")
+@RESUME
 @JSON
 def train(
     recipe: str,

@@ -42,6 +42,8 @@ def defend(
     clean: what the defense may use. poisoned: sets to measure attack success on, by name. test: clean images to measure
     accuracy on; without them it is measured on `clean`, which a defense that trains has seen.
     """
+    if classifier.detects:
+        raise BadInput(f"{model}: is a GoodNet already; give the network that it was made of")
     measured_on = clean if test is None else test
     before = score(classifier, measured_on, poisoned, exclude_target)
     started = time.perf_counter()
