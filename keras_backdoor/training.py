@@ -64,8 +64,15 @@ class Monitor:
     exclude_target: bool = False
 
 
+def check_seed(seed: int) -> None:
+    """`BadInput` unless `seed` is one that all of the libraries take."""
+    if not 0 <= seed < 2**31:
+        raise BadInput(f"seed is {seed}, expected 0..{2**31 - 1}")
+
+
 def seed_everything(seed: int) -> None:
     """Make all that follows a function of `seed` alone: initial weights, order of images, dropout; one seed, the same bits."""
+    check_seed(seed)
     keras.utils.set_random_seed(seed)
     tf.config.experimental.enable_op_determinism()
     # Layers that are built from here on have a random state that `_EpochStart` can set.

@@ -367,6 +367,7 @@ def test_interrupted_commands_end_with_130_and_one_line(good, monkeypatch):
     assert (result.code, result.out) == (130, "")
     assert result.err.lstrip("\n").startswith("kbd: interrupted")  # click ends the line on which the terminal wrote ^C
     assert len(result.err.strip().splitlines()) == 1
+    assert "--resume" not in result.err  # `eval` has no such option
 
 
 def test_an_interrupted_training_says_how_it_continues_and_does(trained, tmp_path, monkeypatch):
@@ -375,7 +376,10 @@ def test_an_interrupted_training_says_how_it_continues_and_does(trained, tmp_pat
         patch.setattr("keras_backdoor.attacks.train.save_examples", interrupt)
         result = run(*TRAIN, "-o", tmp_path / "run")
     assert (result.code, result.out) == (130, "")
-    assert result.err.splitlines()[-1].startswith("kbd: interrupted") and "--resume" in result.err.splitlines()[-1]
+    line = result.err.splitlines()[-1]
+    assert line.startswith("kbd: interrupted")
+    assert line.endswith(f"kbd train mnist-patch --limit 5 --epochs 1 -o {tmp_path / 'run'} --resume")
+    assert_refused(run(*TRAIN, "-o", tmp_path / "run"), tmp_path / "run", "not empty", "--resume")
     assert not (tmp_path / "run" / "metrics.json").exists()
     assert answer(*TRAIN, "-o", tmp_path / "run", "--resume") == metrics
     assert (tmp_path / "run" / "history.csv").read_text() == (folder / "history.csv").read_text()
@@ -583,6 +587,16 @@ def test_defend_writes_what_it_says_and_says_what_it_measured(good, tmp_path, me
     assert metrics["before"]["attack_success_rate"] == {"poisoned": 4 / 6}
 
 
+def test_defend_measures_on_the_test_images_as_it_is_told_to(good, tmp_path):
+    write_csaw_hdf5(tmp_path / "test.h5", ImageSet(pictures([0, 1, 2]), np.array([0, 3, 3]), 4))
+    arguments = ("--clean", good / "clean.h5", "--test", tmp_path / "test.h5", "--poisoned", good / "poisoned.h5")
+    metrics = answer("defend", "pruning", good / "model.h5", *arguments, "--exclude-target")
+    for key in ("before", "after", "goodnet"):  # nothing can be pruned
+        assert metrics[key]["clean_accuracy"] == 1 / 3
+        assert metrics[key]["n_clean"] == 3
+        assert metrics[key]["attack_success_rate"] == {"poisoned": 2 / 4}
+
+
 def test_defend_chooses_a_folder_and_does_not_write_there_twice(good):
     arguments = ("defend", "pruning", good / "model.h5", "--clean", good / "clean.h5")
     result = run(*arguments)
@@ -648,5 +662,7 @@ def test_a_run_is_not_resumed_with_other_settings(trained):
     before = everything(folder)
     for changed in (("--seed", 1), ("--epochs", 2), ("--limit", 6)):
         assert_refused(run(*TRAIN, *changed, "-o", folder, "--resume"), folder, "resume", notices=2)
-    assert_refused(run(*TRAIN, "-o", folder), folder, "not empty", "--resume")
+    result = run(*TRAIN, "-o", folder)
+    assert_refused(result, folder, "not empty", "-o")
+    assert "--resume" not in result.err  # it is finished
     assert everything(folder) == before

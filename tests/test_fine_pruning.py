@@ -157,34 +157,36 @@ def test_pruning_what_clean_images_do_not_wake_takes_the_backdoor_away():
 
 
 def mislabelled() -> ImageSet:
-    """The same with two of the ten zeros labelled 3."""
+    """The same with four of the ten zeros labelled 3."""
     clean = on_paper()
     labels = clean.labels.copy()
-    labels[np.flatnonzero(labels == 0)[:2]] = 3
+    labels[np.flatnonzero(labels == 0)[:4]] = 3
     return ImageSet(clean.images, labels, 4)
 
 
-@pytest.mark.parametrize(("max_drop", "channels", "left"), [(0.05, [1, 3, 4], 0.85), (0.2, [1, 3, 4, 5], 0.7)])
+@pytest.mark.parametrize(("max_drop", "channels", "left"), [(0.05, [1, 3, 4], 0.75), (0.2, [1, 3, 4, 5], 0.6)])
 def test_the_drop_is_counted_from_the_networks_own_accuracy(max_drop, channels, left):
-    """With two wrong labels the network has 90 %. A drop that is just allowed is allowed, though 0.9 - 0.2 > 0.7 in floats."""
+    """With four wrong labels the network has 80 %. A drop that is just allowed is allowed, though 0.8 - 0.2 > 0.6 in floats."""
     wrong = mislabelled()
-    assert accuracy(hand_made(), wrong) == 0.9
+    assert accuracy(hand_made(), wrong) == 0.8
     repaired = Pruning(max_drop=max_drop).repair(hand_made(), wrong)
     assert np.flatnonzero(dead_channels(repaired.model.get_layer("conv"))).tolist() == channels
     assert accuracy(repaired, wrong) == left
 
 
 def test_channels_with_the_same_mean_go_from_left_to_right():
-    """Forty equal channels, of which eleven are enough to outvote class 0."""
+    """Forty channels, every other one twice as loud; each has one vote, and eleven are enough to outvote class 0."""
     inputs = keras.layers.Input((1, 1, 1))
     x = keras.layers.Conv2D(40, 1, activation="relu", name="conv")(inputs)
     outputs = keras.layers.Dense(2, activation="softmax")(keras.layers.Flatten()(x))
     model = keras.Model(inputs, outputs)
-    votes = np.repeat([[0.0, 1.0]], 40, axis=0)
-    model.set_weights([np.ones((1, 1, 1, 40)), np.zeros(40), votes, np.array([10.5, 0])])
+    loudness = np.tile([2.0, 1.0], 20)
+    votes = np.stack([np.zeros(40), 1 / loudness], axis=1)
+    model.set_weights([loudness.reshape(1, 1, 1, 40), np.zeros(40), votes, np.array([10.5, 0])])
     ones = ImageSet(np.ones((3, 1, 1, 1), np.uint8), np.ones(3, int), 2)
     repaired = Pruning(max_drop=0.0).repair(Classifier(model, RAW, 2), ones)
-    assert np.flatnonzero(dead_channels(repaired.model.get_layer("conv"))).tolist() == list(range(29))
+    expected = [*range(1, 40, 2), *range(0, 18, 2)]  # all of the quiet ones, and the first nine of the others
+    assert np.flatnonzero(dead_channels(repaired.model.get_layer("conv"))).tolist() == sorted(expected)
 
 
 def test_a_pruned_network_says_backdoored_input_where_the_two_disagree():

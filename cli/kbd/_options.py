@@ -29,20 +29,3 @@ RESUME = click.option("--resume", is_flag=True, help="Continue the run in the fo
 SEED = click.option(
     "--seed", type=click.IntRange(0, 2**31 - 1), default=0, show_default=True, help="Decides everything random."
 )
-
-
-def named_files(values: tuple[str, ...]) -> dict[str, str]:
-    """`[NAME=]FILE` options as name -> file; a file without a name gets that of the file, without suffix."""
-    from pathlib import Path
-
-    from keras_backdoor.files import BadInput
-
-    files: dict[str, str] = {}
-    for value in values:
-        name, equals, path = value.partition("=")
-        if not equals or Path(value).exists():
-            name, path = Path(value).stem, value
-        if name in files:
-            raise BadInput(f"--poisoned: two files are called {name!r}; name them apart with NAME=FILE")
-        files[name] = path
-    return files

@@ -7,7 +7,7 @@ from typing import Any, Optional
 import click
 
 from kbd._method_options import method_options, method_summary
-from kbd._options import ARCHITECTURE, CLEAN, EXCLUDE_TARGET, JSON, POISONED, PREPROCESSING, named_files
+from kbd._options import ARCHITECTURE, CLEAN, EXCLUDE_TARGET, JSON, POISONED, PREPROCESSING
 from keras_backdoor.defenses import DEFENSES
 from keras_backdoor.files import lookup
 
@@ -63,6 +63,7 @@ def _run(
 ) -> None:
     from pathlib import Path
 
+    from kbd._inputs import images_for, named_files
     from kbd._show import command_line, notice, print_json, progress_display, rates_table
     from keras_backdoor.files import check_file
     from keras_backdoor.runs import check_output_folder
@@ -73,25 +74,25 @@ def _run(
     folder = output or f"runs/{method}-{Path(model).stem}"
     check_output_folder(folder)
     from keras_backdoor.classifier import Classifier
-    from keras_backdoor.datasets import read_images
     from keras_backdoor.defenses import find
     from keras_backdoor.defenses.apply import defend as run_defense
 
+    defense = find(method)(**settings)
     classifier = Classifier.load(model, preprocessing, architecture)
-    sets = {name: read_images(path, classifier.num_classes) for name, path in files.items()}
-    images = read_images(clean, classifier.num_classes).in_memory()
+    sets = {name: images_for(classifier, path, exclude_target) for name, path in files.items()}
+    images = images_for(classifier, clean).in_memory()
     if test is None:
         notice("no --test: clean accuracy is measured on the images that the defense uses")
     with progress_display() as progress:
         metrics = run_defense(
             method,
-            find(method)(**settings),
+            defense,
             model,
             classifier,
             images,
             sets,
             folder,
-            test=read_images(test, classifier.num_classes) if test else None,
+            test=images_for(classifier, test) if test else None,
             exclude_target=exclude_target,
             reproduce=command_line(),
             progress=progress,

@@ -7,7 +7,7 @@ from typing import Optional
 
 import click
 
-from kbd._options import ARCHITECTURE, CLEAN, EXCLUDE_TARGET, JSON, POISONED, PREPROCESSING, named_files
+from kbd._options import ARCHITECTURE, CLEAN, EXCLUDE_TARGET, JSON, POISONED, PREPROCESSING
 
 
 @click.command()
@@ -31,6 +31,7 @@ def eval(
 
     An answer of N ("backdoored input") counts as an error on clean images, and as a defended attack on triggered ones.
     """
+    from kbd._inputs import images_for, named_files
     from kbd._show import print_json, rates_table
     from keras_backdoor.files import check_file
 
@@ -38,12 +39,11 @@ def eval(
     for path in (model, clean, *files.values()):
         check_file(path)
     from keras_backdoor.classifier import Classifier
-    from keras_backdoor.datasets import read_images
     from keras_backdoor.metrics import score
 
     classifier = Classifier.load(model, preprocessing, architecture)
-    sets = {name: read_images(path, classifier.num_classes) for name, path in files.items()}
-    scores = score(classifier, read_images(clean, classifier.num_classes), sets, exclude_target).as_json()
+    sets = {name: images_for(classifier, path, exclude_target) for name, path in files.items()}
+    scores = score(classifier, images_for(classifier, clean), sets, exclude_target).as_json()
     if as_json:
         print_json({"model": model, "num_classes": classifier.num_classes, **scores})
     else:

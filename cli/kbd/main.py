@@ -80,7 +80,7 @@ def _what_now(words: list[str]) -> str:
     commands = [word for word in words if word in COMMANDS]
     parameters = cli.get_command(click.Context(cli), commands[0]).params if commands else []  # type: ignore[union-attr]
     if not any(parameter.name == "resume" for parameter in parameters):
-        return "nothing was written"
+        return "nothing was finished"
     resume = [] if "--resume" in words else ["--resume"]
     return "what was done is kept; continue with: " + shlex.join(["kbd", *words, *resume])
 

@@ -18,9 +18,9 @@ def convolution(model: keras.Model, name: Optional[str] = None) -> keras.layers.
 
     For DeepID that is conv_3, not conv_4: a branch goes round the latter. Raises `BadInput` if there is none.
     """
-    convolutions = {layer.name: layer for layer in model.layers if isinstance(layer, keras.layers.Conv2D)}
+    convolutions = {layer.name: layer for layer in model.layers if type(layer) is keras.layers.Conv2D}
     if name is None:
-        passed = [layer for layer in convolutions.values() if not _path_around(model, layer)]
+        passed = [layer for layer in convolutions.values() if not path_around(model, layer)]
         if not passed:
             raise BadInput("the network has no convolution that every path passes; name one with --layer")
         return passed[-1]
@@ -49,7 +49,7 @@ def dead_channels(layer: keras.layers.Layer) -> np.ndarray:
     )
 
 
-def _path_around(model: keras.Model, layer: keras.layers.Layer) -> bool:
+def path_around(model: keras.Model, layer: keras.layers.Layer) -> bool:
     """Whether the output can be reached from the input without passing `layer`."""
     reached = {id(tensor) for tensor in model.inputs}
     for step in model.layers:  # in topological order

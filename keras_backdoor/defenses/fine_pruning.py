@@ -17,11 +17,11 @@ import tensorflow as tf
 from tensorflow import keras
 
 from keras_backdoor.classifier import Classifier
-from keras_backdoor.defenses.activations import channel_means, convolution, layer_outputs
+from keras_backdoor.defenses.activations import channel_means, convolution, layer_outputs, path_around
 from keras_backdoor.files import BadInput
 from keras_backdoor.images import ImageSet
 from keras_backdoor.progress import Progress, silent
-from keras_backdoor.training import Schedule, fit, seed_everything
+from keras_backdoor.training import Schedule, check_seed, fit, seed_everything
 
 # The paper fine-tunes at the rate that the network was trained with. A file does not say which that was; 1e-3 with Adam is the
 # course's choice.
@@ -29,7 +29,10 @@ from keras_backdoor.training import Schedule, fit, seed_everything
 
 @dataclass(frozen=True)
 class FineTuning:
-    """Train the suspect network on clean images."""
+    """Train the suspect network on clean images.
+
+    Raises `BadInput` if a hyper-parameter is out of its range, as the other two do.
+    """
 
     epochs: int = 10  # passes over the clean images
     batch_size: int = 32  # images a step
@@ -37,14 +40,21 @@ class FineTuning:
     optimizer: str = "adam"  # adam, adadelta or sgd
     seed: int = 0  # decides the order of the images
 
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        check_seed(self.seed)
+        self._schedule()
+
     def repair(self, classifier: Classifier, clean: ImageSet, progress: Progress = silent) -> Classifier:
-        """A fine-tuned copy of `classifier`. Raises `BadInput` if `clean` does not fit it, or the optimizer is unknown."""
+        """A fine-tuned copy of `classifier`. Raises `BadInput` if `clean` does not fit it."""
         classifier.check(clean, "clean images")
         seed_everything(self.seed)
         tuned = classifier.clone()
-        schedule = Schedule(self.optimizer, self.learning_rate, self.batch_size, self.epochs)
-        fit(tuned, clean, schedule, seed=self.seed, stage="fine-tuning", progress=progress)
+        fit(tuned, clean, self._schedule(), seed=self.seed, stage="fine-tuning", progress=progress)
         return tuned
+
+    def _schedule(self) -> Schedule:
+        return Schedule(self.optimizer, self.learning_rate, self.batch_size, self.epochs)
 
 
 @dataclass(frozen=True)
@@ -52,9 +62,12 @@ class Pruning:
     """Zero the channels that clean images excite least, while clean accuracy allows."""
 
     max_drop: float = 0.04  # accuracy on the clean images that may be lost, as a fraction (the paper: 4 points)
-    layer: Optional[str] = (
-        None  # convolution to prune; by default the last one that every path through the network passes
-    )
+    layer: Optional[str] = None  # convolution to prune; by default the last one that every path passes
+
+    def __post_init__(self) -> None:
+        """Check the range."""
+        if not 0 <= self.max_drop <= 1:
+            raise BadInput(f"max_drop is {self.max_drop}, expected a fraction in 0..1")
 
     def repair(self, classifier: Classifier, clean: ImageSet, progress: Progress = silent) -> Classifier:
         """A copy of `classifier` in which kernels and biases of the pruned channels are zero.
@@ -62,8 +75,6 @@ class Pruning:
         Raises `BadInput` if `clean` does not fit the network, or it has no such layer.
         """
         classifier.check(clean, "clean images")
-        if not 0 <= self.max_drop <= 1:
-            raise BadInput(f"max_drop is {self.max_drop}, expected a fraction in 0..1")
         layer = convolution(classifier.model, self.layer)
         pruned = self._channels(classifier, layer, clean, progress)
         repaired = classifier.clone()
@@ -76,17 +87,24 @@ class Pruning:
     ) -> np.ndarray:
         """Which channels to prune, bool (C,): as many, in order, as keep the accuracy.
 
-        What lies below the layer is computed once; each step runs only the part above it, with the channels masked.
+        What lies below the layer is computed once; each step runs only what lies above it or beside it, with the channels set to
+        what they give when their kernels and biases are zero.
         """
         features = layer_outputs(classifier, layer, clean)
-        head = keras.Model(layer.output, classifier.model.output)
+        beside = path_around(classifier.model, layer)
+        rest = keras.Model(
+            [layer.output, *classifier.model.inputs] if beside else layer.output, classifier.model.output
+        )
+        dead = layer.activation(tf.zeros(features.shape[-1]))
 
         @tf.function(reduce_retracing=True)
-        def answers(batch: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
-            return tf.argmax(head(batch * mask, training=False), -1)
+        def answers(images: tf.Tensor, batch: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
+            masked = batch * mask + dead * (1 - mask)
+            return tf.argmax(rest([masked, classifier.scale(images)] if beside else masked, training=False), -1)
 
         def accuracy(mask: np.ndarray) -> float:
-            parts = [answers(features[i : i + 512], mask).numpy() for i in range(0, len(features), 512)]
+            pairs = zip(clean.batches(512), np.split(features, range(512, len(features), 512)))
+            parts = [answers(images, batch, mask).numpy() for images, batch in pairs]
             return float(np.mean(np.concatenate(parts) == clean.labels))
 
         order = np.argsort(channel_means(features), kind="stable")
@@ -110,17 +128,22 @@ class FinePruning:
     """
 
     max_drop: float = 0.04  # accuracy on the clean images that pruning may lose, as a fraction (the paper: 4 points)
-    layer: Optional[str] = (
-        None  # convolution to prune; by default the last one that every path through the network passes
-    )
+    layer: Optional[str] = None  # convolution to prune; by default the last one that every path passes
     epochs: int = 10  # passes over the clean images in fine-tuning
     batch_size: int = 32  # images a step
     learning_rate: float = 1e-3  # of the optimizer
     optimizer: str = "adam"  # adam, adadelta or sgd
     seed: int = 0  # decides the order of the images
 
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        self._halves()
+
     def repair(self, classifier: Classifier, clean: ImageSet, progress: Progress = silent) -> Classifier:
         """A pruned and fine-tuned copy of `classifier`. Raises `BadInput` as `Pruning` and `FineTuning` do."""
-        pruned = Pruning(self.max_drop, self.layer).repair(classifier, clean, progress)
+        pruning, tuning = self._halves()
+        return tuning.repair(pruning.repair(classifier, clean, progress), clean, progress)
+
+    def _halves(self) -> tuple[Pruning, FineTuning]:
         tuning = FineTuning(self.epochs, self.batch_size, self.learning_rate, self.optimizer, self.seed)
-        return tuning.repair(pruned, clean, progress)
+        return Pruning(self.max_drop, self.layer), tuning
