@@ -226,9 +226,15 @@ def own_answers(network, images) -> ImageSet:
 def random_network(activation: str) -> Classifier:
     keras.utils.set_random_seed(1)
     inputs = keras.layers.Input((8, 8, 1))
-    x = keras.layers.Conv2D(8, 3, activation=activation, name="conv", bias_initializer="random_normal")(inputs)
-    x = keras.layers.Dense(10, activation="relu")(keras.layers.Flatten()(keras.layers.MaxPooling2D(2)(x)))
-    return Classifier(keras.Model(inputs, keras.layers.Dense(5, activation="softmax")(x)), UNIT, 5)
+
+    def wide(seed: int) -> dict:  # large weights, so that images get different answers
+        return {"kernel_initializer": keras.initializers.RandomNormal(stddev=1.0, seed=seed)}
+
+    x = keras.layers.Conv2D(8, 3, activation=activation, name="conv", bias_initializer="random_normal", **wide(1))(
+        inputs
+    )
+    x = keras.layers.Dense(10, activation="relu", **wide(2))(keras.layers.Flatten()(x))
+    return Classifier(keras.Model(inputs, keras.layers.Dense(5, activation="softmax", **wide(3))(x)), UNIT, 5)
 
 
 @pytest.mark.parametrize("activation", ["relu", "linear", "elu", "sigmoid"])
