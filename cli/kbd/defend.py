@@ -39,13 +39,16 @@ TEST = click.option(
 OUTPUT = click.option("-o", "--output", metavar="DIR", help="Folder for the results; by default runs/METHOD-MODEL.")
 
 
-@click.group(cls=Methods, subcommand_metavar="METHOD MODEL --clean FILE [OPTIONS]")
-def defend() -> None:
+@click.group(cls=Methods, invoke_without_command=True, subcommand_metavar="METHOD MODEL --clean FILE [OPTIONS]")
+@click.pass_context
+def defend(ctx: click.Context) -> None:
     """Repair a network file with METHOD, using clean images only.
 
     With --poisoned, attack success is measured before and after. Writes repaired.h5, goodnet.h5 (the suspect and its repair
     together, with an extra class for "backdoored input") and metrics.json. `kbd defend METHOD --help` shows a method's options.
     """
+    if ctx.invoked_subcommand is None:
+        click.echo(ctx.get_help())
 
 
 def _run(

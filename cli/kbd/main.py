@@ -39,13 +39,15 @@ class Commands(click.Group):
         return super().resolve_command(ctx, args)
 
 
-@click.command(
+@click.group(
     cls=Commands,
+    invoke_without_command=True,
     context_settings={"help_option_names": ["-h", "--help"], "auto_envvar_prefix": "KBD", "max_content_width": 110},
 )
 @click.option("-v", "--verbose", is_flag=True, help="Let TensorFlow talk, and show tracebacks.")
 @click.version_option(__version__, prog_name="kbd")
-def cli(verbose: bool) -> None:
+@click.pass_context
+def cli(ctx: click.Context, verbose: bool) -> None:
     """Backdoored networks: train them, measure them, repair them.
 
     \b
@@ -57,6 +59,8 @@ def cli(verbose: bool) -> None:
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
         logging.getLogger("tensorflow").setLevel(logging.ERROR)
         warnings.filterwarnings("ignore")
+    if ctx.invoked_subcommand is None:
+        click.echo(ctx.get_help())
 
 
 def main() -> None:

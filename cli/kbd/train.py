@@ -52,11 +52,10 @@ def train(
     splits = datasets.load(chosen.dataset, data).limited(limit)
     notice(f"{recipe}: {len(splits.train)} training images from {splits.source}")
     if splits.miniature:
-        changed = ", ".join(f"{key} {value}" for key, value in chosen.miniature.items())
-        notice(
-            "no --data: "
-            + (f"for so few images the recipe is changed: {changed}" if changed else "the whole set is better")
-        )
+        notice("no --data: these are few; --data DIR takes the whole set")
+        if chosen.miniature:
+            changed = ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in chosen.miniature.items())
+            notice(f"for so few images the recipe is changed: {changed}")
     from keras_backdoor.attacks.train import train as run_training
 
     with progress_display() as progress:
