@@ -220,7 +220,7 @@ class _History(keras.callbacks.Callback):
         if self._path is None or not self._path.exists():
             return [], []
         with open(self._path, newline="", encoding="utf-8") as file:
-            rows = list(csv.DictReader(file))
+            rows = [{name: _number(text) for name, text in row.items() if text} for row in csv.DictReader(file)]
         return [row for row in rows if row["stage"] != self._stage], [
             row for row in rows if row["stage"] == self._stage
         ]
@@ -237,3 +237,13 @@ class _History(keras.callbacks.Callback):
             writer = csv.DictWriter(file, columns)
             writer.writeheader()
             writer.writerows(rows)
+
+
+def _number(text: str) -> Any:
+    """A figure of the history as it was before it was written; a stage's name stays text."""
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            pass
+    return text
