@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from keras_backdoor.attacks.train import train
 from keras_backdoor.classifier import Classifier
 from keras_backdoor.defenses import find
 from keras_backdoor.defenses.apply import defend
-from keras_backdoor.files import PathLike, read_json
+from keras_backdoor.files import PathLike
 from keras_backdoor.progress import Progress, silent
 from keras_backdoor.report import build_report
 from keras_backdoor.runs import Run
@@ -29,8 +30,7 @@ def demo(folder: PathLike, *, seed: int = 0, resume: bool = False, progress: Pro
     """Train `RECIPES` on the shipped digits, repair each in the ways of `REPAIRS`, and write `report.html` and `metrics.json`.
 
     Each step is a run folder of its own in `folder`, as `kbd train` and `kbd defend` leave it. resume: go on with a demo that was
-    interrupted there. Gives what `metrics.json` holds: for each recipe and repair, the rates before and
-    after.
+    interrupted there. Gives what `metrics.json` holds: for each recipe and repair, the rates before and after.
     """
     folder = Path(folder)
     run = Run.start(
@@ -60,8 +60,9 @@ def demo(folder: PathLike, *, seed: int = 0, resume: bool = False, progress: Pro
 def _repair(folder: Path, name: str, repair: str, seed: int, progress: Progress) -> dict[str, Any]:
     """Fine-prune the BadNet of recipe `name` as `repair` says, in a run folder of its own."""
     home, target = folder / name, folder / f"{name}-{repair}"
-    if (target / "metrics.json").exists():
-        return read_json(target / "metrics.json")
+    if (target / "run.json").exists() and Run(target).finished:
+        return Run(target).read("metrics.json")
+    shutil.rmtree(target, ignore_errors=True)  # what an interrupt left there, in the middle of writing
     trigger, settings = recipe(name).trigger.name, {**REPAIRS[repair], "seed": seed}
     classifier = Classifier.load(home / "badnet.h5")
     clean, test, poisoned = (

@@ -44,7 +44,7 @@ class Commands(click.Group):
     invoke_without_command=True,
     context_settings={"help_option_names": ["-h", "--help"], "auto_envvar_prefix": "KBD", "max_content_width": 110},
 )
-@click.option("-v", "--verbose", is_flag=True, help="Let TensorFlow talk, and show tracebacks.")
+@click.option("-v", "--verbose", is_flag=True, help="Let TensorFlow talk.")
 @click.version_option(__version__, prog_name="kbd")
 @click.pass_context
 def cli(ctx: click.Context, verbose: bool) -> None:
