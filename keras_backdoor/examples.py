@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from keras_backdoor.classifier import Classifier
-from keras_backdoor.files import PathLike, atomic
+from keras_backdoor.files import PathLike, write_arrays
 from keras_backdoor.images import ImageSet
 
 
@@ -35,6 +35,5 @@ def save_examples(
     for prefix, network in networks.items():
         arrays[f"{prefix}answers"] = network.predict([images])
         arrays[f"{prefix}triggered_answers"] = network.predict([triggered])
-    with atomic(path) as temporary, open(temporary, "wb") as file:
-        np.savez(file, **arrays)
+    write_arrays(path, arrays)
     return True

@@ -73,11 +73,7 @@ def progress_display() -> Iterator[Progress]:
 
 def _figures(values: Mapping[str, float]) -> str:
     def show(name: str, value: float) -> str:
-        return (
-            f"{name.replace('_', ' ')} {value:.4f}"
-            if name.startswith("loss")
-            else f"{name.replace('_', ' ')} {percent(value)}"
-        )
+        return f"{name.replace('_', ' ')} {f'{value:.4f}' if name == 'loss' else percent(value)}"
 
     return ", ".join(show(name, value) for name, value in values.items() if name != "accuracy")
 

@@ -12,7 +12,7 @@ import numpy as np
 from keras_backdoor.classifier import Classifier
 from keras_backdoor.defenses.activations import channel_means, convolution, dead_channels, layer_outputs
 from keras_backdoor.examples import save_examples
-from keras_backdoor.files import BadInput, PathLike, atomic, sha256
+from keras_backdoor.files import BadInput, PathLike, sha256, write_arrays
 from keras_backdoor.goodnet import GoodNet
 from keras_backdoor.images import ImageSet
 from keras_backdoor.metrics import score
@@ -50,13 +50,12 @@ def defend(
     repaired = defense.repair(classifier, clean, progress)
     seconds = time.perf_counter() - started
     goodnet = GoodNet.combine(classifier, repaired)
+    measured = "the images that the defense used" if test is None else "images that the defense has not seen"
     metrics = {
         "method": method,
         "model": str(model),
         "settings": asdict(defense),
-        "clean_accuracy_on": "the images that the defense used"
-        if test is None
-        else "images that the defense has not seen",
+        "clean_accuracy_on": measured,
         "before": before.as_json(),
         "after": score(repaired, measured_on, poisoned, exclude_target).as_json(),
         "goodnet": score(goodnet, measured_on, poisoned, exclude_target).as_json(),
@@ -88,5 +87,4 @@ def _save_activations(
     for suffix, classifier, layer in zip(("", "_after"), (before, after), layers):
         for kind, image_set in (("clean", clean), ("triggered", triggered)):
             arrays[kind + suffix] = channel_means(layer_outputs(classifier, layer, image_set))
-    with atomic(path) as temporary, open(temporary, "wb") as file:
-        np.savez(file, **arrays)
+    write_arrays(path, arrays)
