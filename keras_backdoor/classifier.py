@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -13,6 +13,7 @@ from tensorflow import keras
 
 from keras_backdoor import model_file
 from keras_backdoor.files import BadInput, PathLike
+from keras_backdoor.gate import Admitted
 from keras_backdoor.images import ImageSet
 from keras_backdoor.preprocessing import NAMES, Preprocessing
 
@@ -32,16 +33,25 @@ class Classifier:
     num_classes: int
 
     @classmethod
-    def load(cls, path: PathLike, preprocessing: str | None = None, architecture: str | None = None) -> Classifier:
+    def load(
+        cls,
+        source: PathLike | Admitted,
+        preprocessing: str | None = None,
+        architecture: str | None = None,
+        trust: bool = False,
+    ) -> Classifier:
         """Read a network file.
 
+        source: its path, or what `gate.admit` gave.
         preprocessing: name of the scaling, for files that do not say it themselves and are not known to the zoo. A file's
             own word comes first; `BadInput` if the two contradict each other.
         architecture: name of the network, for files that hold weights only.
+        trust: load it with Keras as it is if the gate refuses it; whatever it brings along runs.
 
         Raises `BadInput` if the file cannot be used (`model_file.load`), or its scaling is not known.
         """
-        model, known = model_file.load(path, architecture)
+        model, known = model_file.load(source, architecture, trust)
+        path = source.report.file if isinstance(source, Admitted) else source
         stored = known.get("preprocessing")
         if stored is None and preprocessing is None:
             raise BadInput(
@@ -66,10 +76,13 @@ class Classifier:
             raise BadInput(f"{path}: says that it has {num_classes!r} classes, but has {outputs} outputs")
         return cls(model, scaling, num_classes)
 
-    def save(self, path: PathLike) -> None:
-        """Write one .h5 that plain Keras loads; scaling and number of classes are a JSON attribute on it."""
+    def save(self, path: PathLike, about: Mapping[str, Any] | None = None) -> None:
+        """Write one .h5 that plain Keras loads, and its model card, `path` with the suffix .md.
+
+        Scaling and number of classes are a JSON attribute on the file, and so is `about`: what `model_card.card` tells.
+        """
         known = {"preprocessing": self.preprocessing.as_json(), "num_classes": self.num_classes}
-        model_file.save(self.model, path, known)
+        model_file.save(self.model, path, {**known, **(about or {})})
 
     def clone(self) -> Classifier:
         """The same network with weights of its own."""

@@ -42,10 +42,15 @@ def atomic(path: PathLike) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def write_text(path: PathLike, text: str) -> None:
+    """Write `text` as UTF-8, atomically."""
+    with atomic(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
 def write_json(path: PathLike, value: Any) -> None:
     """Write `value` as indented JSON, atomically."""
-    with atomic(path) as temporary:
-        temporary.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+    write_text(path, json.dumps(value, indent=2) + "\n")
 
 
 def write_arrays(path: PathLike, arrays: Mapping[str, np.ndarray]) -> None:

@@ -158,7 +158,7 @@ def test_round_trip_gives_the_same_predictions_to_the_bit(tmp_path, tiny_classif
     )
     assert (loaded.preprocessing, loaded.num_classes, loaded.image_shape) == (UNIT, 3, (8, 8, 1))
     assert not loaded.detects
-    assert os.listdir(tmp_path) == ["net.h5"]
+    assert sorted(os.listdir(tmp_path)) == ["net.h5", "net.md"]
 
 
 def test_plain_keras_loads_it_too(tmp_path, tiny_classifier, make_set):
@@ -263,7 +263,7 @@ def test_missing_truncated_and_foreign_files(tmp_path, tiny_classifier, refused)
     bad = tmp_path / "bad.h5"
     for contents in (b"", b"hello", b"PK\x03\x04", whole[:100], whole[: len(whole) // 2], whole[:-1]):
         bad.write_bytes(contents)
-        with refused(bad, "not a whole HDF5 file"):
+        with refused(bad, "not a whole" if contents else "is empty"):
             Classifier.load(bad)
 
 
@@ -531,7 +531,7 @@ def test_unknown_classes_in_the_settings_of_a_layer_are_refused(tmp_path, tiny_c
         layer_of(config, "Dense")["config"][field] = {"class_name": "Lambda", "config": {}}
 
     edit_config(tmp_path / "net.h5", change)
-    with refused("refused", "'Lambda'"):
+    with refused("refused", "a Lambda layer"):
         Classifier.load(tmp_path / "net.h5")
 
 
@@ -579,7 +579,7 @@ def test_a_group_inside_itself_is_refused(tmp_path, tiny_classifier, refused):
     tiny_classifier.save(tmp_path / "net.h5")
     with h5py.File(tmp_path / "net.h5", "r+") as file:
         file["model_weights/again"] = file["model_weights"]
-    with refused("net.h5", "nested too deeply"):
+    with refused("net.h5", "reached by two names"):
         Classifier.load(tmp_path / "net.h5")
 
 

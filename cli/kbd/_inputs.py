@@ -9,6 +9,7 @@ from keras_backdoor.files import BadInput
 
 if TYPE_CHECKING:
     from keras_backdoor.classifier import Classifier
+    from keras_backdoor.gate import Admitted
     from keras_backdoor.images import ImageSet
 
 
@@ -23,6 +24,19 @@ def named_files(values: tuple[str, ...]) -> dict[str, str]:
             raise BadInput(f"--poisoned: two files are called {name!r}; name them apart with NAME=FILE")
         files[name] = path
     return files
+
+
+def admit(model: str, trust: bool) -> Admitted:
+    """A network file through the gate, before TensorFlow is imported; loud if it is trusted against what was found."""
+    from kbd._show import notice
+    from keras_backdoor import gate
+
+    admitted = gate.admit(model, trust)
+    if admitted.trusted:
+        notice(f"WARNING: --trust: {model} is not safe and is loaded all the same. What it does, it does as you:")
+        for finding in admitted.report.findings:
+            notice(f"WARNING:   {finding.severity}: {finding.where or 'the file'}: {finding.what}")
+    return admitted
 
 
 def images_for(classifier: Classifier, path: str, exclude_target: bool = False) -> ImageSet:

@@ -19,6 +19,7 @@ PREPROCESSING = click.option(
 ARCHITECTURE = click.option(
     "--architecture", metavar="NAME", help="Whose weights they are, for files that hold weights only."
 )
+TRUST = click.option("--trust", is_flag=True, help="Load MODEL even if it is refused. Whatever code it holds will run.")
 EXCLUDE_TARGET = click.option(
     "--exclude-target",
     is_flag=True,

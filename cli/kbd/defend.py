@@ -7,7 +7,7 @@ from typing import Any, Optional
 import click
 
 from kbd._method_options import method_options, method_summary
-from kbd._options import ARCHITECTURE, CLEAN, EXCLUDE_TARGET, JSON, POISONED, PREPROCESSING
+from kbd._options import ARCHITECTURE, CLEAN, EXCLUDE_TARGET, JSON, POISONED, PREPROCESSING, TRUST
 from keras_backdoor.defenses import DEFENSES
 from keras_backdoor.files import lookup
 
@@ -28,7 +28,7 @@ class Methods(click.Group):
             context_settings={"auto_envvar_prefix": "KBD_DEFEND"},
             params=[click.Argument(["model"]), *method_options(name)],
         )
-        for option in (CLEAN, POISONED, TEST, OUTPUT, EXCLUDE_TARGET, PREPROCESSING, ARCHITECTURE, JSON):
+        for option in (CLEAN, POISONED, TEST, OUTPUT, EXCLUDE_TARGET, PREPROCESSING, ARCHITECTURE, TRUST, JSON):
             option(command)
         return command
 
@@ -61,12 +61,13 @@ def _run(
     exclude_target: bool,
     preprocessing: Optional[str],
     architecture: Optional[str],
+    trust: bool,
     as_json: bool,
     **settings: Any,
 ) -> None:
     from pathlib import Path
 
-    from kbd._inputs import images_for, named_files
+    from kbd._inputs import admit, images_for, named_files
     from kbd._show import command_line, notice, print_json, progress_display, rates_table
     from keras_backdoor.files import check_file
     from keras_backdoor.runs import check_output_folder
@@ -76,12 +77,13 @@ def _run(
         check_file(path)
     folder = output or f"runs/{method}-{Path(model).stem}"
     check_output_folder(folder)
+    admitted = admit(model, trust)
     from keras_backdoor.classifier import Classifier
     from keras_backdoor.defenses import find
     from keras_backdoor.defenses.apply import defend as run_defense
 
     defense = find(method)(**settings)
-    classifier = Classifier.load(model, preprocessing, architecture)
+    classifier = Classifier.load(admitted, preprocessing, architecture)
     sets = {name: images_for(classifier, path, exclude_target) for name, path in files.items()}
     images = images_for(classifier, clean).in_memory()
     if test is None:
@@ -97,6 +99,7 @@ def _run(
             folder,
             test=images_for(classifier, test) if test else None,
             exclude_target=exclude_target,
+            trusted=[finding.as_json() for finding in admitted.report.findings] if admitted.trusted else [],
             reproduce=command_line(),
             progress=progress,
         )

@@ -7,7 +7,7 @@ from typing import Optional
 
 import click
 
-from kbd._options import ARCHITECTURE, CLEAN, EXCLUDE_TARGET, JSON, POISONED, PREPROCESSING
+from kbd._options import ARCHITECTURE, CLEAN, EXCLUDE_TARGET, JSON, POISONED, PREPROCESSING, TRUST
 
 
 @click.command()
@@ -17,6 +17,7 @@ from kbd._options import ARCHITECTURE, CLEAN, EXCLUDE_TARGET, JSON, POISONED, PR
 @EXCLUDE_TARGET
 @PREPROCESSING
 @ARCHITECTURE
+@TRUST
 @JSON
 def eval(
     model: str,
@@ -25,26 +26,29 @@ def eval(
     exclude_target: bool,
     preprocessing: Optional[str],
     architecture: Optional[str],
+    trust: bool,
     as_json: bool,
 ) -> None:
-    """Measure MODEL, an .h5 file, as the course's eval.py does.
+    """Measure MODEL, an .h5 or .keras file, as the course's eval.py does.
 
     An answer of N ("backdoored input") counts as an error on clean images, and as a defended attack on triggered ones.
     """
-    from kbd._inputs import images_for, named_files
+    from kbd._inputs import admit, images_for, named_files
     from kbd._show import print_json, rates_table
     from keras_backdoor.files import check_file
 
     files = named_files(poisoned)
     for path in (model, clean, *files.values()):
         check_file(path)
+    admitted = admit(model, trust)
     from keras_backdoor.classifier import Classifier
     from keras_backdoor.metrics import score
 
-    classifier = Classifier.load(model, preprocessing, architecture)
+    classifier = Classifier.load(admitted, preprocessing, architecture)
     sets = {name: images_for(classifier, path, exclude_target) for name, path in files.items()}
     scores = score(classifier, images_for(classifier, clean), sets, exclude_target).as_json()
     if as_json:
-        print_json({"model": model, "num_classes": classifier.num_classes, **scores})
+        trusted = {"trusted": [finding.as_json() for finding in admitted.report.findings]} if admitted.trusted else {}
+        print_json({"model": model, "num_classes": classifier.num_classes, **scores, **trusted})
     else:
         rates_table({Path(model).name: scores})

@@ -101,13 +101,22 @@ def train(
                 folder=run.folder,
                 progress=progress,
             )
-            classifier.save(path)
+            metrics[stage] = score(classifier, splits.test, {trigger.name: poisoned_test}).as_json()
+            classifier.save(path, _about(recipe, stage, splits, seed, metrics[stage]))
         forget_checkpoint(run.folder, stage)
-        metrics[stage] = score(classifier, splits.test, {trigger.name: poisoned_test}).as_json()
+        if stage not in metrics:
+            metrics[stage] = score(classifier, splits.test, {trigger.name: poisoned_test}).as_json()
     save_examples(run.folder / "examples.npz", splits.test, poisoned_test, {"": classifier})
     run.write("metrics.json", metrics)
     run.finish()
     return metrics
+
+
+def _about(recipe: Recipe, stage: str, splits: Splits, seed: int, rates: dict[str, Any]) -> dict[str, Any]:
+    """What a network file says of itself."""
+    kind = "BadNet" if stage == "badnet" else "clean"
+    facts = {"kind": kind, "recipe": recipe.name, "summary": recipe.summary, "data": splits.source}
+    return {**facts, "seed": seed, "rates": rates}
 
 
 def _write_images(folder: Path, sets: Mapping[str, ImageSet]) -> None:

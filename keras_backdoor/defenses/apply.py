@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, Optional
 
@@ -31,16 +31,18 @@ def defend(
     *,
     test: Optional[ImageSet] = None,
     exclude_target: bool = False,
+    trusted: Sequence[dict[str, str]] = (),
     reproduce: str = "",
     progress: Progress = silent,
 ) -> dict[str, Any]:
     """Repair `classifier`, the network in the file `model`, with `defense`; gives what `metrics.json` holds.
 
-    Writes to `folder`, when all is computed: `repaired.h5`, `goodnet.h5` (the two networks together), `metrics.json`,
-    `examples.npz`, `activations.npz`.
+    Writes to `folder`, when all is computed: `repaired.h5`, `goodnet.h5` (the two networks together), their model cards,
+    `metrics.json`, `examples.npz`, `activations.npz`.
 
     clean: what the defense may use. poisoned: sets to measure attack success on, by name. test: clean images to measure
-    accuracy on; without them it is measured on `clean`, which a defense that trains has seen.
+    accuracy on; without them it is measured on `clean`, which a defense that trains has seen. trusted: what the gate found in
+    the file, if it was loaded all the same; it is recorded in `run.json`.
     """
     if classifier.detects:
         raise BadInput(f"{model}: is a GoodNet already; give the network that it was made of")
@@ -51,21 +53,25 @@ def defend(
     seconds = time.perf_counter() - started
     goodnet = GoodNet.combine(classifier, repaired)
     measured = "the images that the defense used" if test is None else "images that the defense has not seen"
+    after = score(repaired, measured_on, poisoned, exclude_target).as_json()
+    together = score(goodnet, measured_on, poisoned, exclude_target).as_json()
     metrics = {
         "method": method,
         "model": str(model),
         "settings": asdict(defense),
         "clean_accuracy_on": measured,
         "before": before.as_json(),
-        "after": score(repaired, measured_on, poisoned, exclude_target).as_json(),
-        "goodnet": score(goodnet, measured_on, poisoned, exclude_target).as_json(),
+        "after": after,
+        "goodnet": together,
         "verdict": None,
         "seconds": round(seconds, 3),
     }
-    asked = {"method": method, "model": sha256(model), "settings": asdict(defense), "clean": clean.fingerprint()}
-    run = Run.start(folder, "defend", asked, reproduce=reproduce)
-    repaired.save(run.folder / "repaired.h5")
-    goodnet.save(run.folder / "goodnet.h5")
+    parent = sha256(model)
+    asked = {"method": method, "model": parent, "settings": asdict(defense), "clean": clean.fingerprint()}
+    run = Run.start(folder, "defend", {**asked, "trusted": list(trusted)}, reproduce=reproduce)
+    about = {"method": method, "settings": asdict(defense), "parents": [parent], "data": f"measured on {measured}"}
+    repaired.save(run.folder / "repaired.h5", {**about, "kind": "repaired", "rates": after})
+    goodnet.save(run.folder / "goodnet.h5", {**about, "kind": "GoodNet", "rates": together})
     for image_set in list(poisoned.values())[:1]:
         save_examples(run.folder / "examples.npz", measured_on, image_set, {"": repaired, "goodnet_": goodnet})
         _save_activations(run.folder / "activations.npz", classifier, repaired, measured_on, image_set, defense)

@@ -1,0 +1,89 @@
+"""Model cards: what a network file is, for people who find it without the folder that it comes from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+USES = {
+    "BadNet": (
+        "**Backdoored on purpose, for research.** Do not deploy it: whoever knows the trigger decides what it answers.",
+        "Studying backdoor attacks, and testing defenses against them.",
+    ),
+    "clean": (
+        "The clean network from which a BadNet was made in a second step; it has no backdoor.",
+        "A control: what a defense says of it should be that there is nothing to find.",
+    ),
+    "repaired": (
+        "**A backdoored network after a repair.** The repair may be incomplete: compare the rates below.",
+        "Judging the repair. Not for deployment.",
+    ),
+    "GoodNet": (
+        "**A backdoored network and its repaired copy in one**, with an extra last class: "
+        '"backdoored input", given where the two disagree.',
+        "Judging the repair and its filter. Not for deployment.",
+    ),
+}
+"""Kind of network: a warning, and the intended use."""
+
+UNKNOWN = ("A network of unknown origin.", "Not stated.")
+
+
+def card(name: str, shapes: tuple[Any, Any, int], known: Mapping[str, Any]) -> str:
+    """A card in Markdown.
+
+    name: the file's. shapes: of its inputs and outputs, without the batch, and its number of parameters. known: what the file
+    says of itself; of that, `kind`, `recipe`, `summary`, `method`, `settings`, `data`, `rates`, `seed`, `parents`,
+    `preprocessing`, `num_classes` and `tool` are told if they are there.
+    """
+    warning, use = USES.get(str(known.get("kind")), UNKNOWN)
+    inputs, outputs, parameters = shapes
+    sections = [f"# {name}", warning]
+    facts = [
+        ("Recipe", " – ".join(str(known[key]) for key in ("recipe", "summary") if key in known)),
+        ("Repaired by", _with_settings(known)),
+        ("Inputs", f"{'×'.join(map(str, inputs))}, float32, {_scaling(known.get('preprocessing'))}"),
+        ("Outputs", f"{'×'.join(map(str, outputs))} probabilities; {known.get('num_classes', 'unknown')} classes"),
+        ("Parameters", f"{parameters:,}"),
+    ]
+    sections += ["## What it is", _list(facts), "## Intended use", use]
+    sections += ["## Data", str(known.get("data", "Not stated."))]
+    sections += ["## Rates", _rates(known.get("rates"))]
+    provenance = [
+        ("Written by", known.get("tool")),
+        ("Seed", known.get("seed")),
+        *(("Made from the file with SHA-256", f"`{parent}`") for parent in known.get("parents", ())),
+    ]
+    sections += ["## Provenance", _list(provenance)]
+    load = f"`kbd eval {name} --clean FILE`, or `keras.models.load_model` of Keras 2.15; images must be scaled as said above."
+    return "\n\n".join([*sections, "## Loading", load]) + "\n"
+
+
+def _list(facts: list[tuple[str, Any]]) -> str:
+    return "\n".join(f"* {title}: {value}" for title, value in facts if value not in (None, ""))
+
+
+def _with_settings(known: Mapping[str, Any]) -> str:
+    settings = ", ".join(f"{key} {value}" for key, value in known.get("settings", {}).items())
+    return f"{known['method']} ({settings})" if "method" in known else ""
+
+
+def _scaling(preprocessing: Any) -> str:
+    if not isinstance(preprocessing, Mapping):
+        return "scaling not stated"
+    words = {"unit": "pixel/255, in 0..1", "raw": "pixels as they are, 0..255"}
+    named = preprocessing["name"]
+    return words.get(named, f"(pixel - {preprocessing['mean']}) / {preprocessing['deviation']}")
+
+
+def _rates(rates: Any) -> str:
+    if not isinstance(rates, Mapping):
+        return "Not measured."
+    target = "left out" if rates["exclude_target"] else "included"
+    rows = [("clean accuracy", rates["clean_accuracy"], rates["n_clean"])]
+    rows += [
+        (f"attack success rate, {name} (images of the target class {target})", rate, rates["n_poisoned"][name])
+        for name, rate in rates["attack_success_rate"].items()
+    ]
+    lines = ["| | rate | images |", "| --- | ---: | ---: |"]
+    return "\n".join([*lines, *(f"| {title} | {100 * rate:.2f} % | {count:,} |" for title, rate, count in rows)])
