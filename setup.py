@@ -49,6 +49,8 @@ setup(
         "Pillow>=9.5",
         "jinja2>=3.1",
         "pooch>=1.8",
+        "requests>=2.31",
+        "urllib3>=2.2",
         "scikit-learn>=1.3",
     ],
     extras_require={

@@ -31,7 +31,7 @@ from keras_backdoor.preprocessing import Preprocessing
 
 SHARED_OPTIONS = {
     *("model", "clean", "poisoned", "test", "output"),
-    *("exclude_target", "preprocessing", "architecture", "as_json"),
+    *("exclude_target", "preprocessing", "architecture", "trust", "as_json"),
 }
 
 
@@ -625,7 +625,7 @@ def test_train_leaves_the_files_of_the_contract_and_no_others(trained):
     folder, metrics = trained
     names = {path.name for path in folder.iterdir()}
     assert names == {
-        *("badnet.h5", "metrics.json", "history.csv", "tensorboard"),  # no clean.h5: the recipe has one step
+        *("badnet.h5", "badnet.md", "metrics.json", "history.csv", "tensorboard"),  # no clean.h5: the recipe has one step
         *("data", "examples.npz", "run.json"),
     }
     assert {path.name for path in (folder / "data").iterdir()} == {

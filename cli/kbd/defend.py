@@ -73,7 +73,7 @@ def _run(
     from keras_backdoor.runs import check_output_folder
 
     files = named_files(poisoned)
-    for path in filter(None, (model, clean, test, *files.values())):
+    for path in filter(None, (clean, test, *files.values())):
         check_file(path)
     folder = output or f"runs/{method}-{Path(model).stem}"
     check_output_folder(folder)

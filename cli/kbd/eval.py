@@ -38,7 +38,7 @@ def eval(
     from keras_backdoor.files import check_file
 
     files = named_files(poisoned)
-    for path in (model, clean, *files.values()):
+    for path in (clean, *files.values()):
         check_file(path)
     admitted = admit(model, trust)
     from keras_backdoor.classifier import Classifier

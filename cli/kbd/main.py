@@ -16,7 +16,7 @@ import click
 from keras_backdoor import __version__
 from keras_backdoor.files import BadInput, lookup
 
-COMMANDS = ("demo", "train", "defend", "eval", "predict", "report")
+COMMANDS = ("demo", "train", "defend", "eval", "predict", "zoo", "report")
 
 
 class Commands(click.Group):
@@ -82,6 +82,8 @@ def main() -> None:
 def _what_now(words: list[str]) -> str:
     """How to go on after an interrupt."""
     commands = [word for word in words if word in COMMANDS]
+    if commands[:1] == ["zoo"]:
+        return "what was downloaded is kept; the same command goes on from there"
     parameters = cli.get_command(click.Context(cli), commands[0]).params if commands else []  # type: ignore[union-attr]
     if not any(parameter.name == "resume" for parameter in parameters):
         return "nothing was finished"

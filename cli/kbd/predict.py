@@ -32,7 +32,7 @@ def predict(
     from kbd._show import print_json
     from keras_backdoor.files import check_file
 
-    for path in (model, *images):
+    for path in images:
         check_file(path)
     admitted = admit(model, trust)
     from keras_backdoor.classifier import Classifier

@@ -144,6 +144,9 @@ def _vet_object(value: dict[str, Any], where: str, findings: Findings, setting: 
         findings.add("unknown-class", where, f"is a {name!r} but registered as {registered!r}")
     if module is not None and module not in MODULES and not (ours and str(module).startswith(OUR_MODULES)):
         findings.add("import", where, f"would import the module {module!r}")
+    if full.split(">")[-1] in DANGEROUS and not _is_arithmetic(full, config):
+        _note_danger(full.split(">")[-1], config, where, findings)
+        return {}  # what it is configured with is its own affair
     _check_class(full, config, where, findings, setting)
     for key in value.keys() - OBJECT_KEYS:
         findings.add("malformed", where, f"has {key!r}, which Keras does not write")
@@ -161,19 +164,22 @@ def _vet_object(value: dict[str, Any], where: str, findings: Findings, setting: 
 
 
 def _check_class(name: str, config: Any, where: str, findings: Findings, setting: str) -> None:
-    """Note a class that is dangerous, unknown, or in a place for another kind."""
-    if name == "TFOpLambda" and isinstance(config, dict) and config.get("function") in ARITHMETIC:
-        return
-    short = name.split(">")[-1]
-    if short in DANGEROUS:
-        rule, what = DANGEROUS[short]
-        settings = config if isinstance(config, dict) else {}
-        facts = {"config": repr(config), **{key: repr(item) for key, item in settings.items()}}
-        findings.add(rule, where, what.format_map(_Unsaid(facts)))
-    elif name not in (_slot(setting) or CLASSES):
+    """Note a class that is unknown, or in a place for another kind."""
+    if name not in (_slot(setting) or CLASSES):
         findings.add("unknown-class", where, f"a {name!r} is not among what is known to be harmless")
     elif not isinstance(config, (dict, list)) and not (config is None and name not in LAYERS):
         findings.add("malformed", where, f"the configuration of a {name} is {config!r}")
+
+
+def _is_arithmetic(name: str, config: Any) -> bool:
+    return name == "TFOpLambda" and isinstance(config, dict) and config.get("function") in ARITHMETIC
+
+
+def _note_danger(name: str, config: Any, where: str, findings: Findings) -> None:
+    rule, what = DANGEROUS[name]
+    settings = config if isinstance(config, dict) else {}
+    facts = {"config": repr(config), **{key: repr(item) for key, item in settings.items()}}
+    findings.add(rule, where, what.format_map(_Unsaid(facts)))
 
 
 class _Unsaid(dict[str, str]):

@@ -56,7 +56,7 @@ def check_container(path: Path, name: str) -> None:
     if base != 0 or (version < 2 and (second != _UNDEFINED or fourth != _UNDEFINED)):
         raise Stop("file-access", name, "asks for a driver or an offset of its own")
     if end > size:
-        raise Stop("malformed", name, f"ends after {size} of {end} bytes")
+        raise Stop("malformed", name, f"is not a whole HDF5 file, it ends after {size:,} of {end:,} bytes")
     if end < size:
         raise Stop("polyglot", name, f"has {size - end} more bytes after its end")
 

@@ -64,9 +64,11 @@ class Sandbox:
         return self._process
 
     def __enter__(self) -> Sandbox:
+        """Itself; the process is started when it is first needed."""
         return self
 
     def __exit__(self, *exception: object) -> None:
+        """End the process."""
         if self._process is not None:
             self._process.kill()
             self._process.communicate()
