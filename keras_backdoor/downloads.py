@@ -23,7 +23,7 @@ from keras_backdoor.progress import Progress, silent
 from models_zoo.artifacts import Artifact, accept, cache_folder, expected_hash, git_blob
 
 if TYPE_CHECKING:  # importing them takes time, which a file in the cache does not cost
-    from requests import Response, Session  # type: ignore[import-untyped]
+    from requests import Response, Session
 
 HOSTS = ("raw.githubusercontent.com", "media.githubusercontent.com", "objects.githubusercontent.com", "github.com")
 """Where a mirror may redirect to, besides itself."""

@@ -122,3 +122,9 @@ def lookup(name: str, known: Iterable[str], kind: str) -> str:
     near = difflib.get_close_matches(name, known, n=1)
     hint = f"did you mean {near[0]!r}?" if near else f"choose from {', '.join(known)}"
     raise BadInput(f"unknown {kind} {name!r}: {hint}")
+
+
+def printable(text: str, most: int = 240) -> str:
+    """`text` on one line, not too long, and without characters that move a terminal's cursor or reverse its text."""
+    text = "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in text[: most + 1])
+    return text if len(text) <= most else text[: most - 1] + "…"

@@ -95,7 +95,16 @@ def _build(contents: Contents, name: str, architecture: str | None) -> keras.Mod
     try:
         with serialization_lib.SafeModeScope(True):  # a second belt: nothing that it would stop gets here
             return keras.models.model_from_json(text)
-    except (ValueError, TypeError, LookupError, AttributeError, NameError, MemoryError, tf.errors.OpError) as error:
+    except (
+        ValueError,
+        TypeError,
+        LookupError,
+        AttributeError,
+        NameError,
+        RecursionError,
+        MemoryError,
+        tf.errors.OpError,
+    ) as error:
         raise BadInput(f"{name}: its network cannot be built ({_first_line(error)})") from None
 
 

@@ -625,7 +625,13 @@ def test_train_leaves_the_files_of_the_contract_and_no_others(trained):
     folder, metrics = trained
     names = {path.name for path in folder.iterdir()}
     assert names == {
-        *("badnet.h5", "badnet.md", "metrics.json", "history.csv", "tensorboard"),  # no clean.h5: the recipe has one step
+        *(
+            "badnet.h5",
+            "badnet.md",
+            "metrics.json",
+            "history.csv",
+            "tensorboard",
+        ),  # no clean.h5: the recipe has one step
         *("data", "examples.npz", "run.json"),
     }
     assert {path.name for path in (folder / "data").iterdir()} == {

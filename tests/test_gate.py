@@ -18,11 +18,12 @@ from tensorflow.keras import layers
 
 import models_zoo
 from keras_backdoor import model_file
-from keras_backdoor.gate import scan, scan_all
+from keras_backdoor.files import printable
+from keras_backdoor.gate import admit, scan, scan_all
 from keras_backdoor.gate.config import CLASSES, vet
 from keras_backdoor.gate.layers import LAYERS
 from keras_backdoor.gate.network import Network, weights_of
-from keras_backdoor.gate.report import Findings, printable
+from keras_backdoor.gate.report import Findings
 
 # ---- clean networks ----------------------------------------------------------------------------------------------------
 
@@ -247,11 +248,11 @@ def test_clean_networks_pass_and_answer_to_the_bit_as_before(tmp_path, build, su
         layer.finalize_state()
     path = tmp_path / f"net.{suffix}"
     model.save(path)
-    report = scan(path)
-    assert report.safe
-    assert {finding.severity for finding in report.findings} <= {"info"}
+    admitted = admit(path)
+    assert admitted.report.safe
+    assert {finding.severity for finding in admitted.report.findings} <= {"info"}
     images = rng.random((3, 12, 10, 3)).astype(np.float32)
-    loaded, known = model_file.load(path)
+    loaded, known = model_file.load(admitted)
     np.testing.assert_array_equal(loaded(images), model(images))
     assert known == {}
     assert [layer.name for layer in loaded.layers] == [layer.name for layer in model.layers]
@@ -273,8 +274,9 @@ def test_weights_alone_pass_in_both_formats(tmp_path):
 def test_every_network_of_the_zoo_passes(tmp_path, name):
     model = models_zoo.build(name)
     model.save(tmp_path / "net.h5", save_format="h5")
-    assert scan(tmp_path / "net.h5").findings == []
-    loaded, _ = model_file.load(tmp_path / "net.h5")
+    admitted = admit(tmp_path / "net.h5")
+    assert admitted.report.findings == []
+    loaded, _ = model_file.load(admitted)
     for ours, theirs in zip(loaded.get_weights(), model.get_weights()):
         np.testing.assert_array_equal(ours, theirs)
 

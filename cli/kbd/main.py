@@ -14,7 +14,7 @@ from typing import Any, Optional
 import click
 
 from keras_backdoor import __version__
-from keras_backdoor.files import BadInput, lookup
+from keras_backdoor.files import BadInput, lookup, printable
 
 COMMANDS = ("demo", "train", "defend", "eval", "predict", "zoo", "report")
 
@@ -93,5 +93,5 @@ def _what_now(words: list[str]) -> str:
 
 def _fail(message: object, code: int) -> None:
     """Print one line, however many the message has, and end."""
-    click.echo("kbd: " + " ".join(str(message).split()), err=True)
+    click.echo("kbd: " + printable(" ".join(str(message).split()), 2000), err=True)
     sys.exit(code)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Optional
 import click
 
 from kbd._options import JSON
-from keras_backdoor.files import BadInput
+from keras_backdoor.files import BadInput, check_file, printable
 
 if TYPE_CHECKING:
     from keras_backdoor.gate import Report
@@ -33,7 +33,7 @@ def scan(files: tuple[str, ...], as_json: bool, as_sarif: bool) -> Optional[int]
 
     if as_json and as_sarif:
         raise BadInput("--json and --sarif: choose one")
-    paths = [path for name in files for path in _below(name)]
+    paths = [path for name in files for path in _below(name)]  # nothing is scanned if one of them cannot be
     reports = []
     for report in scan_all(paths):
         reports.append(report)
@@ -54,8 +54,10 @@ def scan(files: tuple[str, ...], as_json: bool, as_sarif: bool) -> Optional[int]
 def _below(name: str) -> list[Path]:
     """The file itself, or what may be a network below a folder."""
     folder = Path(name)
-    if not folder.is_dir() or (folder / "saved_model.pb").exists():
+    if (folder / "saved_model.pb").exists():
         return [folder]
+    if not folder.is_dir():
+        return [check_file(folder)]
     found = [path for path in sorted(folder.rglob("*")) if path.suffix.lower() in SUFFIXES and path.is_file()]
     if not found:
         raise BadInput(f"{name}: holds no file that may be a network ({' '.join(SUFFIXES)})")
@@ -67,7 +69,7 @@ def _show(report: Report) -> None:
     if report.safe and report.refusal:
         verdict = click.style("harmless, but cannot be used", fg="yellow")
     kind = f" ({report.format})" if report.format else ""
-    click.echo(f"{report.file}: {verdict}{kind}")
+    click.echo(f"{printable(report.file)}: {verdict}{kind}")
     for finding in report.findings:
         click.echo(f"  {finding.severity:8} {finding.where + ': ' if finding.where else ''}{finding.what}")
 

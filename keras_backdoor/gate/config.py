@@ -25,7 +25,7 @@ INITIALIZERS = _names("""Zeros Ones Constant RandomNormal RandomUniform Truncate
     HeNormal HeUniform LecunNormal LecunUniform Orthogonal Identity
     zeros ones constant random_normal random_uniform truncated_normal variance_scaling glorot_normal glorot_uniform he_normal
     he_uniform lecun_normal lecun_uniform orthogonal identity""")
-REGULARIZERS = _names("L1 L2 L1L2 l1 l2 l1_l2 OrthogonalRegularizer")
+REGULARIZERS = _names("L1 L2 L1L2 l1 l2 l1_l2")
 CONSTRAINTS = _names("MaxNorm MinMaxNorm NonNeg RadialConstraint UnitNorm max_norm min_max_norm non_neg unit_norm")
 POLICIES = _names("Policy DTypePolicy")
 DTYPES = _names("float16 float32 float64 bfloat16 mixed_float16 mixed_bfloat16 uint8 int32 int64 bool")
@@ -152,9 +152,9 @@ def _vet_object(value: dict[str, Any], where: str, findings: Findings, setting: 
         findings.add("malformed", where, f"has {key!r}, which Keras does not write")
     if "compile_config" in value:
         vet_training(value["compile_config"], f"{where}.compile_config", findings)
-    for key, _ in _checked(value.get("build_config") or {}, where, findings) if "build_config" in value else ():
-        if key != "input_shape":
-            findings.add("unknown-class", f"{where}.build_config", f"{key!r} is not known to be harmless")
+    built = value.get("build_config")
+    if built is not None and not (isinstance(built, dict) and built.keys() <= {"input_shape"} and _numbers(built)):
+        findings.add("unknown-class", where, "has a build_config that is more than a shape")
     kept = {key: value[key] for key in ("name", "inbound_nodes") if key in value}
     return {
         "class_name": full,
@@ -167,8 +167,16 @@ def _check_class(name: str, config: Any, where: str, findings: Findings, setting
     """Note a class that is unknown, or in a place for another kind."""
     if name not in (_slot(setting) or CLASSES):
         findings.add("unknown-class", where, f"a {name!r} is not among what is known to be harmless")
+    elif name == "InputLayer" and isinstance(config, dict) and (config.get("sparse") or config.get("ragged")):
+        findings.add("unknown-class", where, "takes inputs that are sparse or ragged")
     elif not isinstance(config, (dict, list)) and not (config is None and name not in LAYERS):
         findings.add("malformed", where, f"the configuration of a {name} is {config!r}")
+
+
+def _numbers(value: Any) -> bool:
+    """Whether there are only integers and nulls in it."""
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return isinstance(value, (dict, list, int, type(None))) and all(map(_numbers, inner))
 
 
 def _is_arithmetic(name: str, config: Any) -> bool:

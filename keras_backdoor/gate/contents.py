@@ -26,6 +26,10 @@ OTHER_GROUPS = ("optimizer_weights", "optimizer", "metrics", "loss_tracker")
 """State of a training, which is not used."""
 
 
+MOST_WEIGHTS = 64
+"""Of one layer, in the format of Keras 2.12 and later."""
+
+
 @dataclass(frozen=True)
 class Contents:
     """A network file, taken apart.
@@ -87,6 +91,8 @@ def _vet_file(path: Path, name: str, root: Any, folder: Path, findings: Findings
             raise Stop("malformed", ATTRIBUTE, "is not a JSON object")
         if root is not None:
             kind, where = "keras", archive.CONFIG
+            if len(file.attrs):
+                raise Stop("malformed", name, "has attributes, which Keras does not write there")
         else:
             kind, where, root = "model.h5", "model_config", _json(file, "model_config", "model_config")
             training = _json(file, "training_config", "training_config")
@@ -146,7 +152,7 @@ def _places(data: dict[str, h5py.Dataset]) -> dict[str, list[h5py.Dataset]]:
     for place, values in data.items():
         group, _, number = place.rpartition("/")
         if group.endswith("/vars") and group.startswith("layers/"):
-            if not number.isdigit() or len(number) > 3:
+            if number not in map(str, range(MOST_WEIGHTS)):
                 raise Stop("malformed", place, "is not the number of a weight")
             groups.setdefault(group, {})[int(number)] = values
     for group, numbered in groups.items():

@@ -36,6 +36,8 @@ SLAB = 16 << 20
 
 FILTERS = {h5z.FILTER_DEFLATE: "gzip", h5z.FILTER_SHUFFLE: "shuffle", h5z.FILTER_LZF: "lzf"}
 NUMBERS = (h5t.INTEGER, h5t.FLOAT)
+_WIDTHS = ("f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8")
+NUMBER_TYPES = [h5t.py_create(np.dtype(order + width)) for order in "<>" for width in _WIDTHS]
 _UNDEFINED = (1 << 64) - 1
 
 
@@ -81,8 +83,8 @@ def walk(file: h5py.File, findings: Findings) -> dict[str, h5py.Dataset]:
         _check_attributes(item.id, where)
         if isinstance(item, h5py.Dataset):
             total += _check_data(item, where, findings)
-            if total > MOST_BYTES:
-                raise Stop("bomb", where, f"holds more than {MOST_BYTES >> 30} GiB when unfolded")
+            if total > min(MOST_BYTES, max(4 * UNFOLDED_FLOOR, MOST_UNFOLDING * file.id.get_filesize())):
+                raise Stop("bomb", where, f"unfolds, with those before it, to {total:,} bytes")
             found[where.strip("/")] = item
         elif isinstance(item, h5py.Group):
             if item.id.get_num_objs() > MOST_OBJECTS:
@@ -120,11 +122,11 @@ def _check_data(data: h5py.Dataset, where: str, findings: Findings) -> int:
     if properties.get_layout() == h5d.VIRTUAL:
         findings.add("file-access", where, "takes its values from another file or data set (virtual)")
         return 0
-    if data.id.get_type().get_class() not in NUMBERS:
+    if not any(data.id.get_type().equal(number) for number in NUMBER_TYPES):
         findings.add("malformed", where, "holds something else than plain numbers")
         return 0
     filters = [properties.get_filter(place)[0] for place in range(properties.get_nfilters())]
-    if set(filters) - FILTERS.keys():
+    if set(filters) - FILTERS.keys() or len(set(filters)) < len(filters):
         findings.add("malformed", where, f"is packed in a way that is not known ({', '.join(map(str, filters))})")
         return 0
     size, stored = math.prod(data.shape or (0,)) * data.dtype.itemsize, data.id.get_storage_size()

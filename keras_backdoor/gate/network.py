@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import re
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Sequence
+from graphlib import CycleError, TopologicalSorter
 from typing import Any, NamedTuple, Optional
 
 from keras_backdoor.gate.layers import Built, Shape, apply, product
@@ -14,13 +15,22 @@ from keras_backdoor.gate.report import Stop
 MOST_PARAMETERS = 200_000_000
 MOST_VALUES = 100_000_000
 """Of one layer's output, for one image: 400 MB."""
-MOST_CALLS = 10_000
-"""Of layers, counted where they are called; NASNetLarge, the longest of keras.applications, has 1,041."""
+MOST_ORTHOGONAL = 4_000_000
+"""Numbers of which an orthogonal matrix is made in a second or so."""
+MOST_CALLS = 4_000
+MOST_REFERENCES = 20_000
+"""Of layers, and to their inputs, counted where they are called; ResNetRS420, the longest of keras.applications, has 2,257."""
 DEEPEST = 8
 
 NETWORKS = ("Functional", "Model", "Sequential")
 
 CALL_ARGUMENTS = ("training", "mask", "name")
+
+Call = tuple[str, int]
+"""Name of a layer, and the number of one of its calls."""
+
+Source = tuple[str, int, int]
+"""A call, and the number of one of its outputs."""
 
 Weights = dict[str, list[tuple[int, ...]]]
 
@@ -41,7 +51,7 @@ class Network:
     """
 
     def __init__(self, config: dict[str, Any], where: str) -> None:
-        self.calls = 0
+        self.calls = self.references = 0
         kind, settings = config.get("class_name"), config.get("config")
         if kind not in NETWORKS:
             raise Stop("malformed", where, f"describes a {kind!r}, not a network")
@@ -73,9 +83,10 @@ class Network:
     ) -> tuple[list[Shape], Layer]:
         """One call of one layer."""
         self.calls += 1
-        if self.calls > MOST_CALLS:
+        self.references += len(inputs)
+        if self.calls > MOST_CALLS or self.references > MOST_REFERENCES:
             raise Stop(
-                "bomb", where, f"has more than {MOST_CALLS:,} layers, counting those of inner networks at each use"
+                "bomb", where, f"more than {MOST_CALLS:,} calls of layers, or {MOST_REFERENCES:,} inputs of them"
             )
         kind, config, name = entry.get("class_name"), entry["config"], layer_name(entry)
         where = f"{where}/{name}"
@@ -85,6 +96,8 @@ class Network:
             fixed = [shape for layer in layers for shape in layer.built.fixed]
             return outputs, Layer(name, str(kind), Built((), trainable, fixed), layers)
         built = apply(str(kind), config, inputs, where)
+        if "rthogonal" in repr(config) and any(math.prod(shape) > MOST_ORTHOGONAL for shape in built.trainable):
+            raise Stop("bomb", where, f"asks for an orthogonal initial value of more than {MOST_ORTHOGONAL:,} numbers")
         self._check_size(built.output, where)
         return [built.output], Layer(name, str(kind), built)
 
@@ -118,42 +131,24 @@ class Network:
         entries = {layer_name(entry): entry for entry in settings["layers"]}
         if len(entries) != len(settings["layers"]):
             raise Stop("malformed", where, "two layers have the same name")
-        results: dict[tuple[str, int], list[Shape]] = {}
-        built: dict[str, Layer] = {}
-        needs: dict[tuple[str, int], list[tuple[str, int, int]]] = {}
-        for name, entry in entries.items():
-            nodes = entry.get("inbound_nodes", [])
-            if not isinstance(nodes, list):
-                raise Stop("malformed", f"{where}/{name}", "its inputs are not a list")
-            for index, node in enumerate(nodes):
-                needs[name, index + _first_call(entry)] = _sources(node, entry, f"{where}/{name}")
+        needs = _calls(entries, where)
         ends = [_listed(settings.get(key)) for key in ("input_layers", "output_layers")]
         starts, finals = ([_reference(item, where) for item in _pairs(end)] for end in ends)
         if inputs is not None and len(inputs) != len(starts):
             raise Stop("malformed", where, f"takes {len(starts)} inputs and is given {len(inputs)}")
+        results: dict[Call, list[Shape]] = {}
         for place, (name, _, _) in enumerate(starts):
             if name not in entries or entries[name].get("class_name") != "InputLayer":
                 raise Stop("malformed", f"{where}/{name}", "is named as an input and is none")
             declared = _shape(_declared(entries[name]), f"{where}/{name}")
             results[name, 0] = [declared if inputs is None else _agreed(declared, inputs[place], where)]
-
-        waiting: dict[tuple[str, int], list[tuple[str, int]]] = {}
-        missing = Counter({call: len({(n, i) for n, i, _ in sources}) for call, sources in needs.items()})
-        for call, sources in needs.items():
-            for source in {(n, i) for n, i, _ in sources}:
-                waiting.setdefault(source, []).append(call)
-        ready = deque(results)
-        while ready:
-            done = ready.popleft()
-            for call in waiting.pop(done, ()):
-                missing[call] -= 1
-                if not missing[call] and call not in results:
-                    shapes = [_output(results, source, where) for source in needs[call]]
-                    results[call], built[call[0]] = self._call(entries[call[0]], shapes, where, depth)
-                    ready.append(call)
-        for name in entries:
-            if name not in built and not any(done[0] == name for done in results):
-                raise Stop("malformed", f"{where}/{name}", "is not connected to an input")
+        built: dict[str, Layer] = {}
+        for call in _in_order(needs, where):
+            if call in needs and call not in results:
+                shapes = [_output(results, source, where) for source in needs[call]]
+                results[call], built[call[0]] = self._call(entries[call[0]], shapes, where, depth)
+        for name in entries.keys() - {name for name, _ in results}:
+            raise Stop("malformed", f"{where}/{name}", "is not connected to the inputs")
         outputs = [_output(results, source, where) for source in finals]
         return outputs, [built[name] for name in entries if name in built]
 
@@ -194,6 +189,30 @@ def layer_name(entry: dict[str, Any]) -> str:
     return str(name or entry.get("class_name"))
 
 
+def _calls(entries: dict[str, dict[str, Any]], where: str) -> dict[Call, list[Source]]:
+    """What each call of each layer takes."""
+    needs: dict[Call, list[Source]] = {}
+    for name, entry in entries.items():
+        nodes = entry.get("inbound_nodes", [])
+        if not isinstance(nodes, list):
+            raise Stop("malformed", f"{where}/{name}", "its inputs are not a list")
+        for index, node in enumerate(nodes, _first_call(entry)):
+            needs[name, index] = _sources(node, entry, f"{where}/{name}")
+    return needs
+
+
+def _in_order(needs: dict[Call, list[Source]], where: str) -> list[Call]:
+    """All calls, each after those whose outputs it takes, and after the one of the same layer before it."""
+    graph = {call: {source[:2] for source in sources} for call, sources in needs.items()}
+    for name, index in needs:
+        if (name, index - 1) in needs:
+            graph[name, index].add((name, index - 1))
+    try:
+        return list(TopologicalSorter(graph).static_order())
+    except CycleError as error:
+        raise Stop("bomb", f"{where}/{error.args[1][0][0]}", "waits for itself, for ever") from None
+
+
 def _declared(entry: dict[str, Any]) -> Any:
     """The input shape, batch included, that a stored layer declares, or None."""
     config = entry["config"]
@@ -207,8 +226,9 @@ def _declared(entry: dict[str, Any]) -> Any:
 
 
 def _first_call(entry: dict[str, Any]) -> int:
-    """Networks count the call by which they were defined, others do not."""
-    return int(entry.get("class_name") in NETWORKS)
+    """Networks that know their inputs count the call by which they were defined, others do not."""
+    kind = entry.get("class_name")
+    return int(kind in NETWORKS and (kind != "Sequential" or _declared(entry) is not None))
 
 
 def _shape(value: Any, where: str) -> Shape:
@@ -237,7 +257,7 @@ def _pairs(value: list[Any]) -> list[Any]:
     return [value] if value and isinstance(value[0], str) else value
 
 
-def _sources(node: Any, entry: dict[str, Any], where: str) -> list[tuple[str, int, int]]:
+def _sources(node: Any, entry: dict[str, Any], where: str) -> list[Source]:
     """What a layer is called on: `[[layer, call, output, arguments], …]`; the arguments change nothing, or are a number."""
     sources = []
     for item in _pairs(_listed(node)):
@@ -256,7 +276,7 @@ def _sources(node: Any, entry: dict[str, Any], where: str) -> list[tuple[str, in
     return sources
 
 
-def _reference(item: Any, where: str) -> tuple[str, int, int]:
+def _reference(item: Any, where: str) -> Source:
     """`[layer, call, output]`."""
     if isinstance(item, list) and len(item) in (3, 4) and isinstance(item[0], str):
         name, call, output = item[:3]
@@ -267,7 +287,7 @@ def _reference(item: Any, where: str) -> tuple[str, int, int]:
     raise Stop("malformed", where, f"refers to {item!r}, expected a layer's name and two numbers")
 
 
-def _output(results: dict[tuple[str, int], list[Shape]], source: tuple[str, int, int], where: str) -> Shape:
+def _output(results: dict[Call, list[Shape]], source: Source, where: str) -> Shape:
     name, call, output = source
     shapes = results.get((name, call))
     if shapes is None or output >= len(shapes):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from keras_backdoor.files import BadInput
+from keras_backdoor.files import BadInput, printable
 
 RULES = {
     "code": ("critical", "Runs code that comes with the file, or calls functions that the file chooses"),
@@ -112,9 +112,3 @@ class Report:
             "sha256": self.sha256,
             "findings": findings,
         }
-
-
-def printable(text: str, most: int = 240) -> str:
-    """`text` on one line, not too long, and without characters that move a terminal's cursor or reverse its text."""
-    text = "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in text[: most + 1])
-    return text if len(text) <= most else text[: most - 1] + "…"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -16,9 +17,11 @@ from keras_backdoor.gate.report import Finding, Findings, Stop
 
 MEMORY = 384 << 20
 """Bytes that vetting may take, besides what the process takes at its start."""
-SECONDS = 20.0
-BYTES_PER_SECOND = 20 << 20
-"""Time to vet one file: `SECONDS`, and a second more for so many bytes of it."""
+SECONDS = 1.25
+BYTES_PER_SECOND = 40 << 20
+"""Processor time to vet one file: `SECONDS`, and a second more for so many bytes of it. On some files libhdf5 never ends."""
+PATIENCE = 20.0
+"""How much longer it may take by the clock, on a machine that is busy with other things."""
 
 # The folders that this process imports from, so that the other finds the same packages; nothing of the file is an argument.
 _PROGRAM = "import sys; sys.path[:] = {path!r}; from keras_backdoor.gate.sandbox import serve; serve()"
@@ -35,10 +38,11 @@ class Sandbox:
         """`contents.take_apart` over there: the format and what was found."""
         process = self._process or self._start()
         assert process.stdin and process.stdout
-        timer = threading.Timer(SECONDS + path.stat().st_size / BYTES_PER_SECOND, process.kill)
+        seconds = SECONDS + path.stat().st_size / BYTES_PER_SECOND
+        timer = threading.Timer(PATIENCE * seconds, process.kill)
         timer.start()
         try:
-            process.stdin.write(json.dumps([str(path), str(folder), keep]) + "\n")
+            process.stdin.write(json.dumps([str(path), str(folder), keep, seconds]) + "\n")
             process.stdin.flush()
             line = process.stdout.readline()
         except OSError:
@@ -86,8 +90,9 @@ def serve() -> None:
 
     _limit_memory()
     for line in sys.stdin:
-        path, folder, keep = json.loads(line)
+        path, folder, keep, seconds = json.loads(line)
         findings, kind = Findings(), ""
+        _limit_time(seconds)
         try:
             kind = take_apart(Path(path), Path(folder), findings, keep)
         except Stop as stop:
@@ -97,8 +102,15 @@ def serve() -> None:
         except Exception as error:  # libhdf5 and h5py raise all kinds on damaged files
             detail = (str(error).splitlines() or [""])[0]
             findings.add("malformed", "", f"is not a whole HDF5 file ({type(error).__name__}: {detail})")
+        _limit_time(0)
         answer: dict[str, Any] = {"format": kind, "findings": [[f.rule, f.where, f.what] for f in findings]}
         print(json.dumps(answer), flush=True)
+
+
+def _limit_time(seconds: float) -> None:
+    """Let the system end this process after so much processor time from now; 0 for no limit."""
+    if hasattr(signal, "setitimer"):  # not on Windows; there the clock of the other process remains
+        signal.setitimer(signal.ITIMER_PROF, seconds)
 
 
 def _limit_memory() -> None:
