@@ -114,13 +114,13 @@ def sha256(path: PathLike) -> str:
     return digest.hexdigest()
 
 
-def lookup(name: str, known: Iterable[str], kind: str) -> str:
-    """`name` if it is among `known`; otherwise `BadInput` with the nearest known name, or all of them."""
+def lookup(name: str, known: Iterable[str], kind: str, otherwise: str = "") -> str:
+    """`name` if it is among `known`; otherwise `BadInput` with the nearest known name, or `otherwise`, or all of them."""
     known = list(known)
     if name in known:
         return name
     near = difflib.get_close_matches(name, known, n=1)
-    hint = f"did you mean {near[0]!r}?" if near else f"choose from {', '.join(known)}"
+    hint = f"did you mean {near[0]!r}?" if near else otherwise or f"choose from {', '.join(known)}"
     raise BadInput(f"unknown {kind} {name!r}: {hint}")
 
 

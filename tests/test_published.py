@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from test_cli import assert_refused, run
 
+from keras_backdoor.classifier import Classifier
 from keras_backdoor.datasets import write_csaw_hdf5
 from keras_backdoor.images import ImageSet
 
@@ -99,3 +100,17 @@ def test_leaving_the_target_out_counts_fewer_images(evaluate):
     assert rates["n_poisoned"] == {"lab3_poisoned": 8, GLASSES: 100}
     assert rates["attack_success_rate"] == {"lab3_poisoned": 1.0, GLASSES: 1.0}
     assert rates["robust_accuracy"] == {"lab3_poisoned": 0.0, GLASSES: 0.0}
+
+
+def test_every_published_file_answers_to_the_bit_as_before_when_saved_and_loaded(shared_data, tmp_path):
+    folder = (shared_data / "models" / "lab3_bd_weights.h5").parent
+    paths = sorted(folder.glob("*.h5"))
+    assert len(paths) >= 9
+    rng = np.random.default_rng(0)
+    for path in paths:
+        published = Classifier.load(path)
+        published.save(tmp_path / path.name)
+        again = Classifier.load(tmp_path / path.name)
+        images = rng.integers(0, 256, (16, *published.image_shape), np.uint8)
+        np.testing.assert_array_equal(again.probabilities([images]), published.probabilities([images]))
+        assert (again.preprocessing, again.num_classes) == (published.preprocessing, published.num_classes)

@@ -137,7 +137,8 @@ def _artifact(name: str, besides: Iterable[str] = ()) -> dict[str, Any]:
     from keras_backdoor.files import lookup
     from models_zoo.artifacts import by_name, entries
 
-    return by_name(lookup(name, [entry["name"] for entry in entries()] + list(besides), "name in the zoo"))
+    names = [entry["name"] for entry in entries()] + list(besides)
+    return by_name(lookup(name, names, "name in the zoo", "kbd zoo list shows them"))
 
 
 def _architecture(name: str) -> dict[str, Any]:
