@@ -13,14 +13,13 @@ from pathlib import Path
 from typing import Any, Union
 
 import h5py
-import numpy as np
 import tensorflow as tf
 from keras.src.saving import serialization_lib
 from tensorflow import keras
 
 import keras_backdoor
 import models_zoo
-from keras_backdoor.files import BadInput, PathLike, atomic, lookup, write_text
+from keras_backdoor.files import BadInput, PathLike, atomic, lookup, printable, write_text
 from keras_backdoor.gate import Admitted, admit
 from keras_backdoor.gate.contents import ATTRIBUTE, Contents
 from keras_backdoor.gate.network import store_names
@@ -95,45 +94,29 @@ def _build(contents: Contents, name: str, architecture: str | None) -> keras.Mod
     try:
         with serialization_lib.SafeModeScope(True):  # a second belt: nothing that it would stop gets here
             return keras.models.model_from_json(text)
-    except (
-        ValueError,
-        TypeError,
-        LookupError,
-        AttributeError,
-        NameError,
-        RecursionError,
-        MemoryError,
-        tf.errors.OpError,
-    ) as error:
+    except Exception as error:  # Keras raises all kinds, AssertionError among them
         raise BadInput(f"{name}: its network cannot be built ({_first_line(error)})") from None
 
 
 def _give_weights(model: keras.Model, contents: Contents, name: str) -> None:
     """Assign the stored arrays, `BadInput` unless each has its place and its shape."""
+    misfit = f"{name}: the weights do not fit the network"
     if contents.layout == "legacy":
         # Keras matches layers by their order, not their names: published files of one network differ in the latter.
-        targets = {layer.name: _weights(layer) for layer in model.layers if _weights(layer)}
+        stored = list(contents.weights.items())
+        targets = [(layer.name, _weights(layer)) for layer in model.layers if _weights(layer)]
     else:
-        targets = dict(_places(model.layers, "layers"))
-    stored = contents.weights
-    if contents.layout != "legacy" and stored.keys() != targets.keys():
-        odd = sorted(stored.keys() ^ targets.keys())[0]
-        raise BadInput(f"{name}: the weights do not fit the network ({odd} is in one of them only)")
+        stored, targets = sorted(contents.weights.items()), sorted(_places(model.layers, "layers"))
+        odd = {place for place, _ in stored} ^ {place for place, _ in targets}
+        if odd:
+            raise BadInput(f"{misfit} ({min(odd)!r} is in one of them only)")
     if len(stored) != len(targets):
-        raise BadInput(
-            f"{name}: the weights do not fit the network ({len(stored)} layers with weights, expected {len(targets)})"
-        )
-    pairs = zip(stored, targets) if contents.layout == "legacy" else ((place, place) for place in targets)
-    for source, target in pairs:
-        arrays, variables = stored[source], targets[target]
+        raise BadInput(f"{misfit} ({len(stored)} layers with weights, expected {len(targets)})")
+    for (source, arrays), (_, variables) in zip(stored, targets):
         shapes = [array.shape for array in arrays], [tuple(variable.shape) for variable in variables]
         if shapes[0] != shapes[1]:
-            raise BadInput(
-                f"{name}: the weights do not fit the network (layer {source} stores {shapes[0]}, expected {shapes[1]})"
-            )
+            raise BadInput(f"{misfit} (layer {source!r} stores {shapes[0]}, expected {shapes[1]})")
         for array, variable in zip(arrays, variables):
-            if array.dtype.kind == "f" and not np.isfinite(array).all():
-                raise BadInput(f"{name}: {source} holds values that are not finite")
             variable.assign(array.astype(variable.dtype.as_numpy_dtype))
     for layer in model.submodules:
         if isinstance(layer, keras.layers.Normalization):  # computes with constants that it takes from its weights here
@@ -157,4 +140,4 @@ def _places(layers: Iterable[keras.layers.Layer], prefix: str) -> Iterable[tuple
 
 
 def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:200]
+    return printable((str(error).splitlines() or [type(error).__name__])[0], 200)
