@@ -8,7 +8,6 @@ import io
 import json
 import os
 import re
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -44,16 +43,12 @@ class Result(NamedTuple):
 def run(*arguments, **environment) -> Result:
     """`kbd ARGUMENTS` in this process, through the function that the installed command calls."""
     out, err = io.StringIO(), io.StringIO()
-    handler = signal.getsignal(signal.SIGPIPE)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", ["kbd", *map(str, arguments)])
         for name, value in environment.items():
             patch.setenv(name, value)
-        try:
-            with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), pytest.raises(SystemExit) as ended:
-                kbd.main.main()
-        finally:
-            signal.signal(signal.SIGPIPE, handler)
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), pytest.raises(SystemExit) as ended:
+            kbd.main.main()
     return Result(ended.value.code, out.getvalue(), err.getvalue())
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import shlex
-import signal
 import sys
 import warnings
 from importlib import import_module
@@ -65,8 +64,6 @@ def cli(ctx: click.Context, verbose: bool) -> None:
 
 def main() -> None:
     """Run the command line; bad input and wrong usage end with one line and exit code 2, never with a traceback."""
-    # Piping into `head` is no error.
-    signal.signal(signal.SIGPIPE, signal.SIG_DFL) if hasattr(signal, "SIGPIPE") else None
     try:
         code = cli.main(prog_name="kbd", standalone_mode=False)
     except BadInput as error:
