@@ -298,6 +298,14 @@ def _normalization(config: dict[str, Any], inputs: Sequence[Shape]) -> Built:
     return Built(shape, [], [size, size, ()])
 
 
+def _rescaling(config: dict[str, Any], inputs: Sequence[Shape]) -> Built:
+    shape = only(inputs)
+    for value in (config.get("scale"), config.get("offset", 0)):
+        if type(value) not in (int, float) and not (isinstance(value, list) and len(value) == shape[-1]):
+            raise Misfit("scales by something else than a number, or one a channel")
+    return Built(shape)
+
+
 def _prelu(config: dict[str, Any], inputs: Sequence[Shape]) -> Built:
     shape = only(inputs)
     shared = {_axis(axis, len(shape)) for axis in config.get("shared_axes") or []}
@@ -349,7 +357,7 @@ LAYERS: dict[str, Rule] = {
     ),
     "UnitNormalization": _same,
     "Normalization": _normalization,
-    "Rescaling": _same,
+    "Rescaling": _rescaling,
     "PReLU": _prelu,
     **dict.fromkeys(
         ("Activation", "ReLU", "LeakyReLU", "ELU", "ThresholdedReLU", "Softmax", "ActivityRegularization"), _same

@@ -76,6 +76,9 @@ class Network:
         for entry in entries:
             if not isinstance(entry, dict) or not isinstance(entry.get("config"), (dict, list)):
                 raise Stop("malformed", where, "has a layer without a configuration")
+            own = entry["config"].get("name") if isinstance(entry["config"], dict) else entry.get("name")
+            if "name" in entry and (not isinstance(own, str) or entry["name"] != own):
+                raise Stop("malformed", where, f"has a layer with two names or none, {entry['name']!r}")
         return (self._sequential if sequential else self._graph)(settings, inputs, where, depth)
 
     def _call(
