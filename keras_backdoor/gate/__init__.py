@@ -106,8 +106,10 @@ def _private_copy(path: Path, folder: Path) -> tuple[Path, str]:
             raise Stop("format", "", "is not a regular file")
         if facts.st_size > MOST_BYTES:
             raise Stop("bomb", "", f"is larger than {MOST_BYTES >> 30} GiB")
-        head = source.read(32)
+        head = source.read(hdf5.HEAD)
         _check_magic(head)
+        if head.startswith(hdf5.MAGIC):
+            hdf5.check_container(head, facts.st_size, "")  # again for the copy; this saves copying gigabytes of nothing
         copy = folder / ("network.keras" if head.startswith(archive.MAGIC) else "network.h5")
         digest, left = hashlib.sha256(), MOST_BYTES
         with open(copy, "wb") as target:

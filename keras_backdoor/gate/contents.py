@@ -81,7 +81,8 @@ def _check_version(version: Any, where: str) -> None:
 
 
 def _vet_file(path: Path, name: str, root: Any, folder: Path, findings: Findings, keep: bool) -> str:
-    hdf5.check_container(path, name)
+    with open(path, "rb") as stored:
+        hdf5.check_container(stored.read(hdf5.HEAD), path.stat().st_size, name)
     with h5py.File(path, "r", locking=False) as file:
         data = hdf5.walk(file, findings)
         version = hdf5.text(file, "keras_version", "")

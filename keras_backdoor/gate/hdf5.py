@@ -9,7 +9,6 @@ import math
 import struct
 import zlib
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import h5py
@@ -19,6 +18,7 @@ from h5py import h5a, h5d, h5g, h5l, h5o, h5t, h5z
 from keras_backdoor.gate.report import Findings, Stop
 
 MAGIC = b"\x89HDF\r\n\x1a\n"
+HEAD = 128
 
 MOST_OBJECTS = 50_000
 DEEPEST = 32
@@ -41,12 +41,12 @@ NUMBER_TYPES = [h5t.py_create(np.dtype(order + width)) for order in "<>" for wid
 _UNDEFINED = (1 << 64) - 1
 
 
-def check_container(path: Path, name: str) -> None:
-    """`Stop` unless the file is one HDF5 file from its first byte to its last, without a driver of its own."""
-    size = path.stat().st_size
-    with open(path, "rb") as file:
-        head = file.read(128)
-    version = head[8] if len(head) == 128 else -1
+def check_container(head: bytes, size: int, name: str) -> None:
+    """`Stop` unless a file of `size` bytes that begins with `head` is one HDF5 file from its first byte to its last.
+
+    head: its first `HEAD` bytes. name: of the file, for people.
+    """
+    version = head[8] if len(head) == HEAD else -1
     if not head.startswith(MAGIC) or version not in (0, 1, 2, 3):
         raise Stop("malformed", name, "is not a whole HDF5 file")
     place = {0: 24, 1: 28, 2: 12, 3: 12}[version]

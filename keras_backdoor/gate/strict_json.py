@@ -11,7 +11,7 @@ from keras_backdoor.gate.report import Stop
 MOST_BYTES = 4 << 20
 DEEPEST = 64
 LONGEST_NUMBER = 32
-_TOKENS = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"|[\[{}\]]', re.DOTALL)
+_TOKENS = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"?|[\[{}\]]', re.DOTALL)
 
 
 def parse(text: bytes | str, where: str) -> Any:
