@@ -99,7 +99,7 @@ def _run(
             folder,
             test=images_for(classifier, test) if test else None,
             exclude_target=exclude_target,
-            trusted=[finding.as_json() for finding in admitted.report.findings] if admitted.trusted else [],
+            admitted=admitted,
             reproduce=command_line(),
             progress=progress,
         )

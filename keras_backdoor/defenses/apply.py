@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any, Optional
 
@@ -13,6 +13,7 @@ from keras_backdoor.classifier import Classifier
 from keras_backdoor.defenses.activations import channel_means, convolution, dead_channels, layer_outputs
 from keras_backdoor.examples import save_examples
 from keras_backdoor.files import BadInput, PathLike, sha256, write_arrays
+from keras_backdoor.gate import Admitted
 from keras_backdoor.goodnet import GoodNet
 from keras_backdoor.images import ImageSet
 from keras_backdoor.metrics import score
@@ -31,7 +32,7 @@ def defend(
     *,
     test: Optional[ImageSet] = None,
     exclude_target: bool = False,
-    trusted: Sequence[dict[str, str]] = (),
+    admitted: Optional[Admitted] = None,
     reproduce: str = "",
     progress: Progress = silent,
 ) -> dict[str, Any]:
@@ -41,8 +42,8 @@ def defend(
     `metrics.json`, `examples.npz`, `activations.npz`.
 
     clean: what the defense may use. poisoned: sets to measure attack success on, by name. test: clean images to measure
-    accuracy on; without them it is measured on `clean`, which a defense that trains has seen. trusted: what the gate found in
-    the file, if it was loaded all the same; it is recorded in `run.json`.
+    accuracy on; without them it is measured on `clean`, which a defense that trains has seen. admitted: how the file came
+    through the gate; if it was trusted against what was found there, `run.json` records that.
     """
     if classifier.detects:
         raise BadInput(f"{model}: is a GoodNet already; give the network that it was made of")
@@ -66,9 +67,10 @@ def defend(
         "verdict": None,
         "seconds": round(seconds, 3),
     }
-    parent = sha256(model)
+    parent = admitted.report.sha256 if admitted else sha256(model)
+    trusted = [finding.as_json() for finding in admitted.report.findings] if admitted and admitted.trusted else []
     asked = {"method": method, "model": parent, "settings": asdict(defense), "clean": clean.fingerprint()}
-    run = Run.start(folder, "defend", {**asked, "trusted": list(trusted)}, reproduce=reproduce)
+    run = Run.start(folder, "defend", {**asked, "trusted": trusted}, reproduce=reproduce)
     about = {"method": method, "settings": asdict(defense), "parents": [parent], "data": f"measured on {measured}"}
     repaired.save(run.folder / "repaired.h5", {**about, "kind": "repaired", "rates": after})
     goodnet.save(run.folder / "goodnet.h5", {**about, "kind": "GoodNet", "rates": together})

@@ -85,26 +85,17 @@ def _vet_file(path: Path, name: str, root: Any, folder: Path, findings: Findings
         hdf5.check_container(stored.read(hdf5.HEAD), path.stat().st_size, name)
     with h5py.File(path, "r", locking=False) as file:
         data = hdf5.walk(file, findings)
-        version = hdf5.text(file, "keras_version", "")
-        _check_version(version, "keras_version")
-        known = _json(file, ATTRIBUTE, ATTRIBUTE)
-        if known is not None and not isinstance(known, dict):
-            raise Stop("malformed", ATTRIBUTE, "is not a JSON object")
-        if root is not None:
-            kind, where = "keras", archive.CONFIG
-            if len(file.attrs):
-                raise Stop("malformed", name, "has attributes, which Keras does not write there")
-        else:
-            kind, where, root = "model.h5", "model_config", _json(file, "model_config", "model_config")
-            training = _json(file, "training_config", "training_config")
-            if training is not None:
-                vet_training(training, "training_config", findings)
-                findings.add("training-state", "training_config", "training configuration, not used")
-            if "model_config" in file.attrs and not isinstance(root, dict):
-                raise Stop("malformed", where, "is not a JSON object")
+        _check_version(hdf5.text(file, "keras_version", ""), "keras_version")
+        known = _object(file, ATTRIBUTE)
+        kind, where = "keras", archive.CONFIG
+        if root is None:
+            kind, where, root = "model.h5", "model_config", _object(file, "model_config")
+            _note_training(_object(file, "training_config"), findings)
+        elif len(file.attrs):
+            raise Stop("malformed", name, "has attributes, which Keras does not write there")
         config = None if root is None else vet(root, where, findings)
         groups = _groups(file, data)
-        layout = "legacy" if groups is not None else "v3"
+        layout = "v3" if groups is None else "legacy"
         if groups is None:
             groups = _places(data)
         if config is None:
@@ -123,9 +114,19 @@ def _vet_file(path: Path, name: str, root: Any, folder: Path, findings: Findings
     return kind
 
 
-def _json(file: h5py.File, name: str, where: str) -> Any:
-    text = hdf5.text(file, name, where)
-    return None if text is None else strict_json.parse(text, name)
+def _note_training(training: dict[str, Any] | None, findings: Findings) -> None:
+    if training is not None:
+        vet_training(training, "training_config", findings)
+        findings.add("training-state", "training_config", "training configuration, not used")
+
+
+def _object(file: h5py.File, name: str) -> dict[str, Any] | None:
+    """An attribute of the file that is a JSON object; None if it is not there."""
+    text = hdf5.text(file, name, name)
+    value = None if text is None else strict_json.parse(text, name)
+    if text is not None and not isinstance(value, dict):
+        raise Stop("malformed", name, "is not a JSON object")
+    return value
 
 
 def _groups(file: h5py.File, data: dict[str, h5py.Dataset]) -> dict[str, list[h5py.Dataset]] | None:
