@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 USES = {
-    "BadNet": (
+    "badnet": (
         "**Backdoored on purpose, for research.** Do not deploy it: whoever knows the trigger decides what it answers.",
         "Studying backdoor attacks, and testing defenses against them.",
     ),
@@ -18,7 +18,7 @@ USES = {
         "**A backdoored network after a repair.** The repair may be incomplete: compare the rates below.",
         "Judging the repair. Not for deployment.",
     ),
-    "GoodNet": (
+    "goodnet": (
         "**A backdoored network and its repaired copy in one**, with an extra last class: "
         '"backdoored input", given where the two disagree.',
         "Judging the repair and its filter. Not for deployment.",

@@ -6,6 +6,7 @@ import hashlib
 import json
 import pickle
 import shutil
+from dataclasses import replace
 
 import h5py
 import numpy as np
@@ -13,6 +14,9 @@ import pytest
 from tensorflow import keras
 from test_cli import answer, assert_refused, brightest, done, pictures, run
 
+from keras_backdoor import datasets
+from keras_backdoor.attacks.recipes import recipe
+from keras_backdoor.attacks.train import train
 from keras_backdoor.datasets import write_csaw_hdf5
 from keras_backdoor.gate import admit
 from keras_backdoor.images import ImageSet
@@ -196,6 +200,21 @@ def test_defend_writes_cards_with_rates_and_parent(files, tmp_path):
     assert stored["parents"] == [parent]
     assert stored["rates"] == metrics["after"]
     assert "extra last class" in (tmp_path / "run" / "goodnet.md").read_text(encoding="utf-8")
+
+
+def test_the_networks_of_a_training_name_their_recipe_and_where_they_come_from(tmp_path):
+    few = datasets.load("mnist").limited(5)
+    metrics = train(replace(recipe("mnist-patch"), two_step=True), few, tmp_path / "run", epochs=1, seed=3)
+    stored = {}
+    for stage in ("clean", "badnet"):
+        with h5py.File(tmp_path / "run" / f"{stage}.h5") as file:
+            stored[stage] = json.loads(file.attrs["keras_backdoor"])
+        assert stored[stage]["rates"] == metrics[stage]
+        assert (stored[stage]["recipe"], stored[stage]["seed"]) == ("mnist-patch", 3)
+    assert stored["clean"]["parents"] == []
+    assert stored["badnet"]["parents"] == [hashlib.sha256((tmp_path / "run" / "clean.h5").read_bytes()).hexdigest()]
+    assert "Backdoored on purpose, for research" in (tmp_path / "run" / "badnet.md").read_text(encoding="utf-8")
+    assert "it has no backdoor" in (tmp_path / "run" / "clean.md").read_text(encoding="utf-8")
 
 
 def test_a_card_of_a_network_of_which_nothing_is_known_does_not_pretend():

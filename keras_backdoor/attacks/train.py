@@ -15,7 +15,7 @@ from keras_backdoor.attacks.recipes import Recipe
 from keras_backdoor.classifier import Classifier
 from keras_backdoor.datasets import Splits, write_csaw_hdf5
 from keras_backdoor.examples import save_examples
-from keras_backdoor.files import PathLike
+from keras_backdoor.files import PathLike, sha256
 from keras_backdoor.images import ImageSet
 from keras_backdoor.metrics import score
 from keras_backdoor.preprocessing import Preprocessing
@@ -85,10 +85,13 @@ def train(
         "settings": {key: value for key, value in asdict(recipe).items() if isinstance(value, (str, int, float))},
         "expect": recipe.expect,
     }
+    about = {"recipe": recipe.name, "summary": recipe.summary, "data": splits.source, "seed": seed}
+    parents: list[str] = []
     clean_step = [("clean", splits.train)] if recipe.two_step else []
     for stage, images in [*clean_step, ("badnet", poisoned_train)]:
         path = run.folder / f"{stage}.h5"
-        if path.exists():
+        is_there = path.exists()
+        if is_there:
             classifier = Classifier.load(path)
         else:
             fit(
@@ -101,22 +104,15 @@ def train(
                 folder=run.folder,
                 progress=progress,
             )
-            metrics[stage] = score(classifier, splits.test, {trigger.name: poisoned_test}).as_json()
-            classifier.save(path, _about(recipe, stage, splits, seed, metrics[stage]))
+        metrics[stage] = score(classifier, splits.test, {trigger.name: poisoned_test}).as_json()
+        if not is_there:
+            classifier.save(path, {**about, "kind": stage, "parents": parents, "rates": metrics[stage]})
         forget_checkpoint(run.folder, stage)
-        if stage not in metrics:
-            metrics[stage] = score(classifier, splits.test, {trigger.name: poisoned_test}).as_json()
+        parents = [sha256(path)]
     save_examples(run.folder / "examples.npz", splits.test, poisoned_test, {"": classifier})
     run.write("metrics.json", metrics)
     run.finish()
     return metrics
-
-
-def _about(recipe: Recipe, stage: str, splits: Splits, seed: int, rates: dict[str, Any]) -> dict[str, Any]:
-    """What a network file says of itself."""
-    kind = "BadNet" if stage == "badnet" else "clean"
-    facts = {"kind": kind, "recipe": recipe.name, "summary": recipe.summary, "data": splits.source}
-    return {**facts, "seed": seed, "rates": rates}
 
 
 def _write_images(folder: Path, sets: Mapping[str, ImageSet]) -> None:

@@ -73,7 +73,7 @@ def defend(
     run = Run.start(folder, "defend", {**asked, "trusted": trusted}, reproduce=reproduce)
     about = {"method": method, "settings": asdict(defense), "parents": [parent], "data": f"measured on {measured}"}
     repaired.save(run.folder / "repaired.h5", {**about, "kind": "repaired", "rates": after})
-    goodnet.save(run.folder / "goodnet.h5", {**about, "kind": "GoodNet", "rates": together})
+    goodnet.save(run.folder / "goodnet.h5", {**about, "kind": "goodnet", "rates": together})
     for image_set in list(poisoned.values())[:1]:
         save_examples(run.folder / "examples.npz", measured_on, image_set, {"": repaired, "goodnet_": goodnet})
         _save_activations(run.folder / "activations.npz", classifier, repaired, measured_on, image_set, defense)

@@ -27,9 +27,9 @@ def main() -> None:
     classifier, other = (Classifier(tiny(name), Preprocessing.named("unit"), 10) for name in ("one", "other"))
     goodnet = GoodNet.combine(classifier, other)
     published = models_zoo.build("mnist-clean-label")
-    about = {"kind": "BadNet", "recipe": "golden", "summary": "untrained, for the tests of this project", "seed": 0}
+    about = {"kind": "badnet", "recipe": "golden", "summary": "untrained, for the tests of this project", "seed": 0}
     classifier.save(HERE / "classifier.h5", about)
-    goodnet.save(HERE / "goodnet.h5", {**about, "kind": "GoodNet"})
+    goodnet.save(HERE / "goodnet.h5", {**about, "kind": "goodnet"})
     classifier.model.save(HERE / "network.keras")
     published.save_weights(HERE / "weights.h5")
     published.save_weights(HERE / "network.weights.h5")
