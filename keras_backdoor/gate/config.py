@@ -50,12 +50,12 @@ CLASSES = (
     | POLICIES
 )
 REGISTERED = {name.split(">")[1]: name for name in LAYERS if ">" in name}
-"""Our layers and those of tensorflow-addons: class, and the name under which it is registered with Keras."""
+"""Our layers, and those of tensorflow-addons and keras.applications: class, and the name under which it is registered with Keras."""
 
 MODULES = _names("""keras keras.layers keras.models keras.initializers keras.regularizers keras.constraints keras.activations
     keras.mixed_precision keras.src.engine.functional keras.src.engine.sequential keras.src.engine.training
     keras.src.layers.core.tf_op_layer tensorflow.python.ops.init_ops_v2""")
-OUR_MODULES = ("models_zoo.", "tensorflow_addons.layers.normalizations")
+OUR_MODULES = ("models_zoo.", "tensorflow_addons.layers.normalizations", "keras.src.applications.inception_resnet_v2")
 
 OBJECT_KEYS = _names("""class_name config name inbound_nodes module registered_name build_config compile_config
     shared_object_id backend keras_version""")

@@ -256,6 +256,12 @@ def _merge(config: dict[str, Any], inputs: Sequence[Shape]) -> Built:
     return Built(tuple(sizes))
 
 
+def _scaled_sum(config: dict[str, Any], inputs: Sequence[Shape]) -> Built:
+    if len(inputs) != 2 or type(config.get("scale")) not in (int, float):
+        raise Misfit("takes two inputs and a number")
+    return _merge(config, inputs)
+
+
 def _concatenate(config: dict[str, Any], inputs: Sequence[Shape]) -> Built:
     if len({len(shape) for shape in inputs}) != 1:
         raise Misfit(f"cannot join inputs of shapes {list(inputs)}")
@@ -350,6 +356,7 @@ LAYERS: dict[str, Rule] = {
     "UpSampling2D": _upsampling,
     **dict.fromkeys(("Add", "Subtract", "Multiply", "Average", "Maximum", "Minimum"), _merge),
     "Concatenate": _concatenate,
+    "Custom>CustomScaleLayer": _scaled_sum,  # of InceptionResNetV2 in keras.applications
     "BatchNormalization": _batch_normalisation,
     "LayerNormalization": _layer_normalisation,
     **dict.fromkeys(
