@@ -50,7 +50,7 @@ CLASSES = (
     | POLICIES
 )
 REGISTERED = {name.split(">")[1]: name for name in LAYERS if ">" in name}
-"""Our layers, and those of tensorflow-addons and keras.applications: class, and the name under which it is registered with Keras."""
+"""Our layers, and others that are registered with Keras: class, and the name under which it is registered."""
 
 MODULES = _names("""keras keras.layers keras.models keras.initializers keras.regularizers keras.constraints keras.activations
     keras.mixed_precision keras.src.engine.functional keras.src.engine.sequential keras.src.engine.training
