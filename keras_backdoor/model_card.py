@@ -55,7 +55,8 @@ def card(name: str, shapes: tuple[Any, Any, int], known: Mapping[str, Any]) -> s
         *(("Made from the file with SHA-256", f"`{parent}`") for parent in known.get("parents", ())),
     ]
     sections += ["## Provenance", _list(provenance)]
-    load = f"`kbd eval {name} --clean FILE`, or `keras.models.load_model` of Keras 2.15; images must be scaled as said above."
+    first = ", after `import models_zoo.disagreement`" if known.get("kind") == "goodnet" else ""
+    load = f"`kbd eval {name} --clean FILE`, or `keras.models.load_model` of Keras 2.15{first}; scale images as said above."
     return "\n\n".join([*sections, "## Loading", load]) + "\n"
 
 
@@ -64,7 +65,7 @@ def _list(facts: list[tuple[str, Any]]) -> str:
 
 
 def _with_settings(known: Mapping[str, Any]) -> str:
-    settings = ", ".join(f"{key} {value}" for key, value in known.get("settings", {}).items())
+    settings = ", ".join(f"{key} {value}" for key, value in known.get("settings", {}).items() if value is not None)
     return f"{known['method']} ({settings})" if "method" in known else ""
 
 

@@ -199,7 +199,8 @@ def test_defend_writes_cards_with_rates_and_parent(files, tmp_path):
         stored = json.loads(file.attrs["keras_backdoor"])
     assert stored["parents"] == [parent]
     assert stored["rates"] == metrics["after"]
-    assert "extra last class" in (tmp_path / "run" / "goodnet.md").read_text(encoding="utf-8")
+    text = (tmp_path / "run" / "goodnet.md").read_text(encoding="utf-8")
+    assert "extra last class" in text and "after `import models_zoo.disagreement`" in text and "None" not in text
 
 
 def test_the_networks_of_a_training_name_their_recipe_and_where_they_come_from(tmp_path):
