@@ -85,7 +85,7 @@ def _build(contents: Contents, name: str, architecture: str | None) -> keras.Mod
         if architecture is None:
             names = ", ".join(models_zoo.ARCHITECTURES)
             raise BadInput(f"{name}: holds weights only; say of which network with --architecture ({names})")
-        return models_zoo.build(lookup(architecture, models_zoo.ARCHITECTURES, "architecture"))
+        return models_zoo.build(lookup(str(architecture), models_zoo.ARCHITECTURES, "architecture"))
     text = json.dumps(contents.config)
     for module in OUR_LAYERS:
         import_module(f"models_zoo.{module}")

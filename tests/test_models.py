@@ -184,6 +184,15 @@ def test_weights_alone_need_an_architecture(tmp_path, refused):
         np.testing.assert_array_equal(ours, theirs)
 
 
+def test_weights_that_say_nonsense_of_their_architecture_are_refused(tmp_path, refused):
+    path = tmp_path / "weights.h5"
+    models_zoo.build("mnist-clean-label").save_weights(path, save_format="h5")
+    with h5py.File(path, "r+") as file:
+        file.attrs["keras_backdoor"] = json.dumps({"architecture": 5})
+    with refused("unknown architecture '5'"):
+        Classifier.load(path, "unit")
+
+
 def test_a_clone_has_weights_of_its_own(tiny_classifier, make_set):
     images = make_set(10)
     before = tiny_classifier.probabilities(images.batches())
