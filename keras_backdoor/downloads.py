@@ -1,4 +1,4 @@
-"""Download published network files: verified before they get their name, and continued where they stopped.
+"""Download published files, networks and data sets: verified before they get their name, and continued where they stopped.
 
 pooch names the cache folder and no more: its downloads follow redirects anywhere, take any size, start afresh after each
 interruption, know one address, and are not verified where no hash is known.
@@ -20,7 +20,7 @@ from urllib.parse import urljoin, urlsplit
 from keras_backdoor import __version__
 from keras_backdoor.files import TEMPORARY, BadInput, PathLike, atomic, read_json, sha256, write_json
 from keras_backdoor.progress import Progress, silent
-from models_zoo.artifacts import Artifact, accept, cache_folder, expected_hash, git_blob
+from models_zoo.artifacts import Artifact, accept, bundled, cache_folder, expected_hash, git_blob, mirrors
 
 if TYPE_CHECKING:  # importing them takes time, which a file in the cache does not cost
     from requests import Response, Session
@@ -31,8 +31,8 @@ HOSTS = ("raw.githubusercontent.com", "media.githubusercontent.com", "objects.gi
 LARGEST = 1 << 30
 """Bytes; the limit for a file whose size is not registered."""
 
-MAGIC = (b"\x89HDF\r\n\x1a\n", b"PK\x03\x04")
-"""How network files begin: HDF5, and the zip of .keras files."""
+MAGIC = (b"\x89HDF\r\n\x1a\n", b"PK\x03\x04", b"\x1f\x8b\x08")
+"""How these files begin: HDF5, the zip of .keras and .npz files, and the gzip of .tar.gz."""
 
 ATTEMPTS = 3
 """Requests to one mirror, as long as another may do better than the one before."""
@@ -59,19 +59,29 @@ def fetch(
 ) -> Path:
     """The file of an entry of the registry, in the cache; downloaded if it is not there, and verified in either case.
 
+    artifact: of `models_zoo.artifacts`, or of `datasets.sources`, which names its `file` and further `redirects`.
     folder: the cache, by default `cache_folder()`.
     offline: do without the network.
     accept_hash: where no hash is registered, take the file that comes, and require its hash from then on.
 
     Raises `BadInput` with what each mirror did wrong; the file is in the cache whole and verified, or not at all.
     """
+    here = bundled(artifact)
+    if here and _is_right(here, artifact["sha256"]):
+        return here
     folder = Path(folder or cache_folder())
-    name, path = artifact["name"], folder / f"{artifact['name']}.h5"
+    name = artifact["name"]
+    path = folder / artifact.get("file", f"{name}.h5")
     try:
         if _is_right(path, expected_hash(artifact, folder)):
             return path
         if offline and not path.exists():
             raise BadInput(f"{name}: not in the cache {folder}, and --offline forbids to download it")
+        if not mirrors(artifact):
+            raise BadInput(
+                f"{name}: lies in models_zoo/pretrained of a checkout of this project, which this installation is not; "
+                "KBD_PRETRAINED_URL may name the address of that folder"
+            )
         if not accept_hash and expected_hash(artifact, folder) is None:
             raise BadInput(f"{name}: its SHA-256 is not known; --accept-hash takes what comes, and notes the hash")
         folder.mkdir(parents=True, exist_ok=True)
@@ -120,7 +130,7 @@ def _download(artifact: Artifact, path: Path, timeouts: Timeouts, progress: Prog
     partial = path.with_name(f"{TEMPORARY}{path.name}")
     expected = expected_hash(artifact, path.parent)
     reasons: dict[str, list[str]] = {}
-    for url in artifact["urls"]:
+    for url in mirrors(artifact):
         try:
             digest = _from_mirror(url, artifact, expected, partial, timeouts, progress)
         except _Refused as reason:
@@ -133,7 +143,7 @@ def _download(artifact: Artifact, path: Path, timeouts: Timeouts, progress: Prog
         return
     right = f"{artifact['size'] or 'a file of any number of'} bytes"
     right += f" with SHA-256 {expected[:12]}…" if expected else ""
-    tried = "; ".join(f"{', '.join(mirrors)}: {reason}" for reason, mirrors in reasons.items())
+    tried = "; ".join(f"{', '.join(hosts)}: {reason}" for reason, hosts in reasons.items())
     raise BadInput(f"{artifact['name']}: no mirror gave {right}; {tried}")
 
 
@@ -148,7 +158,7 @@ def _from_mirror(
             digest = sha256(partial)
             if expected is not None and digest != expected:
                 raise _Refused(f"another file, SHA-256 {digest[:12]}…", discard=True)
-            if expected is None and artifact["git_blob"] not in (None, git_blob(partial)):
+            if expected is None and artifact["git_blob"] and artifact["git_blob"] != git_blob(partial):
                 raise _Refused("another file than the repository lists", discard=True)
             return digest
         except _Refused as reason:
@@ -185,8 +195,9 @@ def _receive(
     if begun:
         headers.update({"Range": f"bytes={begun}-", "If-Range": etag})
     size, limit = 0, artifact["size"] or LARGEST
+    hosts = (*HOSTS, *artifact.get("redirects", ()))
     try:
-        with requests.Session() as session, _answer(session, url, headers, timeouts) as response:
+        with requests.Session() as session, _answer(session, url, headers, timeouts, hosts) as response:
             size = begun if _continues(response, begun, etag) else 0
             chunks = _chunks(response, timeouts[1])
             head = b""
@@ -215,7 +226,9 @@ def _receive(
         raise _Refused(f"{what} ({type(error).__name__})") from None
 
 
-def _answer(session: Session, url: str, headers: dict[str, str], timeouts: Timeouts) -> Response:
+def _answer(
+    session: Session, url: str, headers: dict[str, str], timeouts: Timeouts, hosts: tuple[str, ...] = HOSTS
+) -> Response:
     """The answer to a request, after the redirects that are allowed; `Session.get` would read any body of a redirect."""
     from requests import Request
 
@@ -234,7 +247,7 @@ def _answer(session: Session, url: str, headers: dict[str, str], timeouts: Timeo
             there = urlsplit(url)
         except ValueError:
             raise _Refused("redirects to an address that is none") from None
-        if there.scheme != here.scheme or there.netloc not in (here.netloc, *HOSTS):
+        if there.scheme != here.scheme or there.netloc not in (here.netloc, *hosts):
             raise _Refused(f"redirects to {there.scheme[:9]}://{there.netloc[:60]!r}, which is not trusted")
     raise _Refused("redirects without end")
 
@@ -264,7 +277,7 @@ def _check(response: Response, head: bytes | None, size: int, registered: int | 
         if head.startswith(b"version https://git-lfs"):
             raise _Refused("a Git LFS pointer, not the file that it stands for")
         if not head.startswith(MAGIC):
-            raise _Refused("neither HDF5 nor zip")
+            raise _Refused("neither HDF5 nor zip nor gzip")
     if total is None and not chunked:
         raise _Refused("a file of untold length")
     if total is not None and (total > LARGEST or registered not in (None, total)):

@@ -11,13 +11,16 @@ import numpy as np
 
 from keras_backdoor.files import BadInput
 
+IN_MEMORY = 4 << 30
+"""Bytes of pixels up to which a set is worked on in memory; a larger one is read as it is needed (ImageNet has 180 GiB)."""
+
 
 @dataclass(frozen=True)
 class ImageSet:
     """Images with their labels.
 
     images: uint8, shape (N, H, W, C), RGB or grey, 0..255. An array, or anything with `shape` and `dtype` that gives an
-        array for a slice (a file that is read slice by slice).
+        array for a slice, and by `take` for indices (a file that is read slice by slice).
     labels: int64 (N,), each in 0..num_classes-1. For a poisoned set, the labels that the attacker wants.
     num_classes: number of classes of the task.
     true_labels: int64 (N,), the labels before poisoning, where they are known.
@@ -53,6 +56,11 @@ class ImageSet:
         """(height, width, channels)."""
         return tuple(self.images.shape[1:])
 
+    @property
+    def fits_in_memory(self) -> bool:
+        """Whether it is worked on in memory."""
+        return isinstance(self.images, np.ndarray) or int(np.prod(self.images.shape, dtype=np.int64)) <= IN_MEMORY
+
     def batches(self, size: int = 512) -> Iterator[np.ndarray]:
         """The images in order, as uint8 arrays of at most `size` images."""
         for start in range(0, len(self), size):
@@ -69,15 +77,27 @@ class ImageSet:
             start += len(batch)
         return ImageSet(images, self.labels, self.num_classes, self.true_labels)
 
+    def sample(self, count: int = 4096) -> np.ndarray:
+        """All images, if they fit into memory; else about `count` of them in runs of 64, evenly spaced over the set."""
+        if self.fits_in_memory:
+            return self.in_memory().images
+        starts = np.linspace(0, len(self) - 64, max(1, count // 64)).astype(int)
+        return np.concatenate([self.images[start : start + 64] for start in starts])
+
     def select(self, indices: np.ndarray) -> ImageSet:
         """The images at `indices` (integers or a boolean mask), in that order, in memory."""
         true_labels = None if self.true_labels is None else self.true_labels[indices]
-        return ImageSet(self.in_memory().images[indices], self.labels[indices], self.num_classes, true_labels)
+        images = self.in_memory().images if self.fits_in_memory else self.images
+        chosen = images[indices] if isinstance(images, np.ndarray) else images.take(np.arange(len(self))[indices])
+        return ImageSet(chosen, self.labels[indices], self.num_classes, true_labels)
 
     def fingerprint(self) -> str:
-        """SHA-256 over shape, pixels and labels: equal for equal sets, whatever file they came from."""
+        """SHA-256 over shape, pixels and labels: equal for equal sets, whatever file they came from.
+
+        Of a set that does not fit into memory, over the pixels of `sample`: to read all of ImageNet would take an hour.
+        """
         digest = hashlib.sha256(repr((tuple(self.images.shape), self.num_classes)).encode())
-        for batch in self.batches():
+        for batch in self.batches() if self.fits_in_memory else [self.sample()]:
             digest.update(np.ascontiguousarray(batch).data)
         digest.update(self.labels.tobytes())
         return digest.hexdigest()

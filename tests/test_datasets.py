@@ -161,7 +161,7 @@ GOOD = {"data": NCHW, "label": LABELS}
         ({**GOOD, "label": [b"0", b"1", b"2", b"0"]}, None, ["expected whole numbers"]),
         ({**GOOD, "label": ["0", "1", "2", "0"]}, None, ["expected whole numbers"]),
         ({**GOOD, "true_label": LABELS[:3]}, None, ["(3,)", "(4,)"]),
-        ({**GOOD, "true_label": LABELS + 7}, None, ["found 7"]),
+        ({**GOOD, "true_label": LABELS + 7}, 3, ["found 7"]),
         ({**GOOD, "true_label/inner": LABELS}, None, ["true_label", "not a data set"]),
         ({**GOOD, "data": h5py.SoftLink("/other"), "other": NCHW}, None, ["'data' is a link"]),
         ({**GOOD, "label": h5py.ExternalLink("other.h5", "/label")}, None, ["'label'"]),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Optional
 
@@ -32,6 +32,17 @@ def command_line() -> str:
 def percent(rate: float) -> str:
     """A fraction as people read it."""
     return f"{100 * rate:.2f} %"
+
+
+def table(columns: list[str], rows: Iterable[tuple[str, ...]]) -> None:
+    """Rows of text as a table on stdout."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(*columns, box=None, header_style="bold", pad_edge=False)
+    for row in rows:
+        table.add_row(*row)
+    Console(width=None if sys.stdout.isatty() else 160, markup=False, emoji=False, highlight=False).print(table)
 
 
 def rates_table(columns: Mapping[str, Mapping[str, Any]]) -> None:

@@ -15,7 +15,7 @@ import click
 from keras_backdoor import __version__
 from keras_backdoor.files import BadInput, lookup, printable
 
-COMMANDS = ("demo", "train", "defend", "eval", "predict", "zoo", "report")
+COMMANDS = ("demo", "train", "defend", "eval", "predict", "zoo", "data", "report")
 
 
 class Commands(click.Group):
@@ -79,7 +79,7 @@ def main() -> None:
 def _what_now(words: list[str]) -> str:
     """How to go on after an interrupt."""
     commands = [word for word in words if word in COMMANDS]
-    if commands[:1] == ["zoo"]:
+    if commands[:1] in (["zoo"], ["data"]) and "fetch" in words:
         return "what was downloaded is kept; the same command goes on from there"
     parameters = cli.get_command(click.Context(cli), commands[0]).params if commands else []  # type: ignore[union-attr]
     if not any(parameter.name == "resume" for parameter in parameters):

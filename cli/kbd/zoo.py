@@ -25,7 +25,7 @@ def zoo(ctx: click.Context) -> None:
 @JSON
 def list_all(as_json: bool) -> None:
     """List architectures and published files."""
-    from kbd._show import print_json
+    from kbd._show import print_json, table
     from models_zoo import ARCHITECTURES
     from models_zoo.artifacts import entries
 
@@ -33,7 +33,7 @@ def list_all(as_json: bool) -> None:
         architectures = [_architecture(name) for name in ARCHITECTURES]
         print_json({"architectures": architectures, "artifacts": list(entries())})
         return
-    _table(
+    table(
         ["architecture", "input", "classes", "parameters", "what it is"],
         (
             (name, "×".join(map(str, a.input_shape)), str(a.num_classes or "–"), f"{a.parameters:,}", a.what)
@@ -41,7 +41,7 @@ def list_all(as_json: bool) -> None:
         ),
     )
     click.echo()
-    _table(
+    table(
         ["published file", "clean", "attacks", "hash", "what it is"],
         (
             (
@@ -158,16 +158,6 @@ def _percent(rate: Optional[float]) -> str:
 def _attack(attack: dict[str, Any]) -> str:
     target = "not published" if attack["target"] is None else attack["target"]
     return f"{attack['trigger']} → {target}: {_percent(attack['success'])}"
-
-
-def _table(columns: list[str], rows: Iterable[tuple[str, ...]]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(*columns, box=None, header_style="bold", pad_edge=False)
-    for row in rows:
-        table.add_row(*row)
-    Console(width=None if sys.stdout.isatty() else 160, markup=False, emoji=False, highlight=False).print(table)
 
 
 zoo.add_command(scan)

@@ -2,16 +2,31 @@
 
 from __future__ import annotations
 
-from keras_backdoor.datasets import mnist
+from keras_backdoor.datasets import cifar10, csaw_hdf5, gtsrb, image_folder, imagenet, lfw, mnist, npz, youtube
 from keras_backdoor.datasets.csaw_hdf5 import read_csaw_hdf5, write_csaw_hdf5
 from keras_backdoor.datasets.npz import read_npz
+from keras_backdoor.datasets.prepared import write_prepared
 from keras_backdoor.datasets.splits import Splits
 from keras_backdoor.files import BadInput, PathLike, check_file, lookup
 from keras_backdoor.images import ImageSet
 
-__all__ = ["DATASETS", "Splits", "load", "read_csaw_hdf5", "read_images", "write_csaw_hdf5"]
+__all__ = [
+    "ABOUT",
+    "DATASETS",
+    "IMPORTS",
+    "Splits",
+    "load",
+    "read_csaw_hdf5",
+    "read_images",
+    "write_csaw_hdf5",
+    "write_prepared",
+]
 
-DATASETS = {"mnist": mnist.load}
+_MODULES = (mnist, cifar10, gtsrb, youtube, lfw, imagenet, image_folder, npz, csaw_hdf5)
+ABOUT = {module.ABOUT.name: module.ABOUT for module in _MODULES}
+DATASETS = {module.ABOUT.name: module.load for module in _MODULES}
+IMPORTS = {module.ABOUT.name: module.read for module in (cifar10, gtsrb, lfw, image_folder)}
+"""Which data sets can be prepared; a function from the official source to `prepared.Parts`."""
 
 
 def load(name: str, folder: PathLike | None = None) -> Splits:

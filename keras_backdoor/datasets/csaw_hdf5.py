@@ -12,10 +12,28 @@ from typing import Any
 import h5py
 import numpy as np
 
+from keras_backdoor.datasets.about import About
+from keras_backdoor.datasets.splits import Splits, divided
 from keras_backdoor.files import BadInput, PathLike, atomic, open_hdf5
 from keras_backdoor.images import ImageSet, count_classes
 
+ABOUT = About(
+    name="hdf5",
+    title="the course's HDF5",
+    classes=None,
+    shape=None,
+    counts=None,
+    papers="CSAW-HackML",
+    needs=("an HDF5 file with data (N, C, H, W) and label (N,)",),
+)
 CHANNELS = (1, 3)
+
+MOST_COMPRESSED = 1040
+"""Times that HDF5's compression can make something smaller (deflate: 1032)."""
+CHUNK = 64
+"""Images that are compressed together."""
+SLICE_BYTES = 4 << 20
+"""About how many pixels are held while a file is written; always whole chunks."""
 
 
 class _FileImages:
@@ -28,12 +46,28 @@ class _FileImages:
         count, a, b, c = shape
         self.shape: tuple[int, ...] = (count, b, c, a) if channels_first else (count, a, b, c)
 
-    def __getitem__(self, part: slice) -> np.ndarray:
-        """The images of a slice; `BadInput` if they are no pixel values."""
+    def __getitem__(self, part: Any) -> np.ndarray:
+        """The images of a slice (or at rising indices); `BadInput` if they are no pixel values."""
         with open_hdf5(self._path) as file:
             pixels = file["data"][part]
         pixels = _as_uint8(pixels, self._path)
         return np.ascontiguousarray(pixels.transpose(0, 2, 3, 1)) if self._channels_first else pixels
+
+    def take(self, indices: np.ndarray) -> np.ndarray:
+        """The images at `indices`, in that order; each is read once."""
+        places, order = np.unique(indices, return_inverse=True)  # HDF5 wants them rising
+        return self[places][order]
+
+
+def load(path: PathLike | None) -> Splits:
+    """One such file as a data set; `divided` splits it, and the images stay in the file. Errors: as `read_csaw_hdf5`."""
+    if path is None:
+        raise BadInput(f"no images ship with a dependency: tell with --data where they are ({ABOUT.wanted})")
+    image_set = read_csaw_hdf5(path)
+    try:
+        return divided(image_set, f"images of {Path(path).name}")
+    except BadInput as error:
+        raise BadInput(f"{path}: {error}") from None
 
 
 def read_csaw_hdf5(path: PathLike, num_classes: int | None = None) -> ImageSet:
@@ -46,10 +80,10 @@ def read_csaw_hdf5(path: PathLike, num_classes: int | None = None) -> ImageSet:
     """
     path = Path(path)
     with open_hdf5(path) as file:
-        data, label = (_dataset(file, name, path) for name in ("data", "label"))
+        data, label = (stored(file, name, path) for name in ("data", "label"))
         shape: tuple[int, ...] = data.shape or ()
-        labels = label[()]
-        true_labels = _dataset(file, "true_label", path)[()] if "true_label" in file else None
+        labels = whole(label, path)
+        true_labels = whole(stored(file, "true_label", path), path) if "true_label" in file else None
         if data.dtype.kind not in "iuf":
             raise BadInput(f"{path}: data is {data.dtype}, expected numbers")
     if len(shape) != 4 or (shape[1] not in CHANNELS and shape[3] not in CHANNELS):
@@ -58,38 +92,51 @@ def read_csaw_hdf5(path: PathLike, num_classes: int | None = None) -> ImageSet:
         raise BadInput(f"{path}: the set is empty: it holds no image")
     try:
         images = _FileImages(path, shape, shape[1] in CHANNELS)
-        return ImageSet(images, labels, num_classes or count_classes(labels), true_labels)
+        # All-to-one leaves one label; the true ones tell more.
+        classes = num_classes or max(count_classes(labels), count_classes(true_labels))
+        return ImageSet(images, labels, classes, true_labels)
     except BadInput as error:
         raise BadInput(f"{path}: {error}") from None
 
 
 def write_csaw_hdf5(path: PathLike, image_set: ImageSet) -> None:
     """Write `image_set` in the course's format (uint8, compressed), whole or not at all."""
-    height, width, channels = image_set.image_shape
     with atomic(path) as temporary, h5py.File(temporary, "w") as file:
-        shape = (len(image_set), channels, height, width)
-        data = file.create_dataset(
-            "data", shape, np.uint8, chunks=(min(len(image_set), 64), *shape[1:]), compression="gzip"
-        )
-        start = 0
-        for batch in image_set.batches():
-            data[start : start + len(batch)] = batch.transpose(0, 3, 1, 2)
-            start += len(batch)
+        write_images(file, "data", image_set, (0, 3, 1, 2))
         file["label"] = image_set.labels
         if image_set.true_labels is not None:
             file["true_label"] = image_set.true_labels
 
 
-def _dataset(file: h5py.File, name: str, path: Path) -> Any:
-    """The data set `name` of an open file, if it lies in the file itself."""
-    if name not in file:
-        raise BadInput(f"{path}: holds no data set {name!r}; expected `data` and `label`")
-    if not isinstance(file.get(name, getlink=True), h5py.HardLink):
+def write_images(group: h5py.Group, name: str, image_set: ImageSet, axes: tuple[int, ...] = (0, 1, 2, 3)) -> None:
+    """Write the images as a compressed data set with the axes of (N, H, W, C) in another order, slice by slice."""
+    full = tuple(image_set.images.shape)
+    shape = tuple(full[axis] for axis in axes)
+    chunks = (min(len(image_set), CHUNK), *shape[1:])
+    data = group.create_dataset(name, shape, np.uint8, chunks=chunks, compression="gzip")
+    start = 0
+    for batch in image_set.batches(CHUNK * max(1, SLICE_BYTES // (CHUNK * int(np.prod(shape[1:]))))):
+        data[start : start + len(batch)] = batch.transpose(axes)
+        start += len(batch)
+
+
+def stored(group: h5py.Group, name: str, path: Path, expected: str = "`data` and `label`") -> Any:
+    """The data set `name` of an open file or a group in it, if it lies in the file itself."""
+    if name not in group:
+        raise BadInput(f"{path}: holds no data set {name!r}; expected {expected}")
+    if not isinstance(group.get(name, getlink=True), h5py.HardLink):
         raise BadInput(f"{path}: {name!r} is a link to elsewhere, expected a data set in this file")
-    dataset = file[name]
+    dataset = group[name]
     if not isinstance(dataset, h5py.Dataset) or dataset.external or dataset.is_virtual:
         raise BadInput(f"{path}: {name!r} is not a data set in this file")
     return dataset
+
+
+def whole(dataset: Any, path: Path) -> Any:
+    """All of a data set, unless it is one that claims to be much larger than what the file holds of it."""
+    if dataset.nbytes > MOST_COMPRESSED * (dataset.id.get_storage_size() + 64):
+        raise BadInput(f"{path}: {dataset.name} claims {dataset.nbytes} bytes, of which the file holds next to none")
+    return dataset[()]
 
 
 def _as_uint8(pixels: np.ndarray, path: Path) -> np.ndarray:

