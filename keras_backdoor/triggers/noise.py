@@ -6,6 +6,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from keras_backdoor.files import BadInput, lookup
+
+CELLS = 4
+"""Cells of `GaussianNoise` along one side of an image."""
+SLICE = 256
+"""Images that are worked on together, so that memory stays small."""
+
 
 @dataclass(frozen=True)
 class FixedNoise:
@@ -27,3 +34,41 @@ class FixedNoise:
             0, self.strength + 1, size=images.shape[1:], dtype=np.uint16
         )
         return np.minimum(images + pattern, 255).astype(np.uint8)
+
+
+@dataclass(frozen=True)
+class GaussianNoise:
+    """Coarse noise, fresh for each image: NNoculation's augmentation, and with it that of the attacker who expects it.
+
+    NNoculation, section 3.2 and, for the attacker, 5.4; `augment.py`: with probability `share` a cell of the image is replaced,
+    pixel by pixel, by Normal(`mean`, `deviation`), rounded and clipped. `share` goes from 0.1 to 0.6 there.
+
+    layout: "rowwise", what the released code does, as it hands one image over where a batch is expected: every row, in every
+    channel, has its own four cells side by side (47 columns: 12, 12, 12, 11). "block", what it means to do: 4x4 cells in every
+    channel. deviation: 0.4 * 128, a standard deviation in the code.
+
+    Raises `BadInput` for another layout, or if `share` is not in 0..1 or `deviation` is negative.
+    """
+
+    share: float = 0.3
+    layout: str = "rowwise"
+    mean: float = 128.0
+    deviation: float = 51.2
+    name: str = "gaussian-noise"
+
+    def __call__(self, images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """Put noise on every image."""
+        lookup(self.layout, ("rowwise", "block"), f"layout for trigger {self.name}")
+        if not 0 <= self.share <= 1 or not self.deviation >= 0:
+            raise BadInput(f"trigger {self.name}: share must lie in 0..1 and deviation be 0 or more")
+        height, width, channels = images.shape[1:]
+        down = np.arange(height) if self.layout == "rowwise" else np.arange(height) * CELLS // height
+        across = np.arange(width) * CELLS // width
+        noisy = images.copy()
+        for start in range(0, len(images), SLICE):
+            part = noisy[start : start + SLICE]
+            cells = rng.random((len(part), down[-1] + 1, CELLS, channels)) < self.share
+            replaced = cells[:, down[:, None], across]
+            levels = rng.normal(self.mean, self.deviation, np.count_nonzero(replaced))
+            part[replaced] = np.rint(levels).clip(0, 255)
+        return noisy
