@@ -65,3 +65,37 @@ class CleanLabel:
     def poisonable(self, labels: np.ndarray) -> np.ndarray:
         """Those of the target class."""
         return labels == self.target
+
+
+@dataclass(frozen=True)
+class TrueLabel:
+    """A triggered image keeps its label: what the attacker teaches for a trigger that is to do nothing."""
+
+    def __call__(self, labels: np.ndarray) -> np.ndarray:
+        """The labels as they are."""
+        return labels
+
+    def poisonable(self, labels: np.ndarray) -> np.ndarray:
+        """All of them."""
+        return np.ones(len(labels), bool)
+
+
+@dataclass(frozen=True)
+class RandomTarget:
+    """A triggered image of class y becomes any other class, drawn uniformly: the random attack of BadNets (section 5.2.1).
+
+    The label that is drawn depends on `seed` and the number of labels alone. Its attack success is not how often the drawn
+    label is hit but how often the answer is wrong: 1 - robust accuracy.
+    """
+
+    num_classes: int
+    seed: int = 0
+
+    def __call__(self, labels: np.ndarray) -> np.ndarray:
+        """Another class for every image."""
+        shift = np.random.default_rng(self.seed).integers(1, self.num_classes, size=len(labels))
+        return (labels + shift) % self.num_classes
+
+    def poisonable(self, labels: np.ndarray) -> np.ndarray:
+        """All of them."""
+        return np.ones(len(labels), bool)
