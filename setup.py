@@ -32,8 +32,8 @@ setup(
     package_dir={"kbd": "cli/kbd"},
     packages=[*find_packages(include=["keras_backdoor*", "models_zoo*"]), "kbd"],
     package_data={
-        "keras_backdoor": ["py.typed", "report/templates/*"],
-        "models_zoo": ["artifacts.json"],
+        "keras_backdoor": ["py.typed", "report/templates/*", "datasets/sources.json"],
+        "models_zoo": ["artifacts.json", "pretrained.json"],
     },
     install_requires=[
         "tensorflow>=2.15,<2.16",
@@ -51,9 +51,12 @@ setup(
         "pooch>=1.8",
         "requests>=2.31",
         "urllib3>=2.2",
+        "scikit-image>=0.20",
         "scikit-learn>=1.3",
+        "scipy>=1.10",
     ],
     extras_require={
+        "landmarks": ["face_recognition>=1.3"],
         "gpu": ["tensorflow[and-cuda]>=2.15,<2.16"],
         "dev": [
             "build>=1.0",

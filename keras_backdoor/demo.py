@@ -63,7 +63,7 @@ def _repair(folder: Path, name: str, repair: str, seed: int, progress: Progress)
     if (target / "run.json").exists() and Run(target).finished:
         return Run(target).read("metrics.json")
     shutil.rmtree(target, ignore_errors=True)  # what an interrupt left there, in the middle of writing
-    trigger, settings = recipe(name).trigger.name, {**REPAIRS[repair], "seed": seed}
+    trigger, settings = recipe(name).backdoors[0].name, {**REPAIRS[repair], "seed": seed}
     classifier = Classifier.load(home / "badnet.h5")
     clean, test, poisoned = (
         datasets.read_images(home / "data" / f"{part}.h5", classifier.num_classes).in_memory()

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Optional
 
 USES = {
     "badnet": (
@@ -29,21 +29,25 @@ USES = {
 UNKNOWN = ("A network of unknown origin.", "Not stated.")
 
 
-def card(name: str, shapes: tuple[Any, Any, int], known: Mapping[str, Any]) -> str:
+Shapes = Sequence[Sequence[Optional[int]]]
+
+
+def card(name: str, inputs: Shapes, outputs: Shapes, parameters: int, known: Mapping[str, Any]) -> str:
     """A card in Markdown.
 
-    name: the file's. shapes: of its inputs and outputs, without the batch, and its number of parameters. known: what the file
-    says of itself; of that, `kind`, `recipe`, `summary`, `method`, `settings`, `data`, `rates`, `seed`, `parents`,
-    `preprocessing`, `num_classes` and `tool` are told if they are there.
+    name: the file's. inputs, outputs: their shapes, without the batch. known: what the file says of itself; of that, `detector`
+    (the class that turns its outputs into boxes), `kind`, `recipe`, `summary`, `method`, `settings`, `data`, `rates`, `seed`,
+    `parents`, `preprocessing`, `num_classes` and `tool` are told if they are there.
     """
     warning, use = USES.get(str(known.get("kind")), UNKNOWN)
-    inputs, outputs, parameters = shapes
+    detector = known.get("detector")
+    answers = "boxes and their classes" if detector else "probabilities"
     sections = [f"# {name}", warning]
     facts = [
         ("Recipe", " – ".join(str(known[key]) for key in ("recipe", "summary") if key in known)),
         ("Repaired by", _with_settings(known)),
-        ("Inputs", f"{'×'.join(map(str, inputs))}, float32, {_scaling(known.get('preprocessing'))}"),
-        ("Outputs", f"{'×'.join(map(str, outputs))} probabilities; {known.get('num_classes', 'unknown')} classes"),
+        ("Inputs", f"{_shapes(inputs)}, float32, {_scaling(known.get('preprocessing'))}"),
+        ("Outputs", f"{_shapes(outputs)} {answers}; {known.get('num_classes', 'unknown')} classes"),
         ("Parameters", f"{parameters:,}"),
     ]
     sections += ["## What it is", _list(facts), "## Intended use", use]
@@ -55,9 +59,16 @@ def card(name: str, shapes: tuple[Any, Any, int], known: Mapping[str, Any]) -> s
         *(("Made from the file with SHA-256", f"`{parent}`") for parent in known.get("parents", ())),
     ]
     sections += ["## Provenance", _list(provenance)]
+    if detector:
+        load = f"`{detector}(keras.models.load_model({name!r}, compile=False)).detect(scenes)`."
+        return "\n\n".join([*sections, "## Loading", load]) + "\n"
     first = ", after `import models_zoo.disagreement`" if known.get("kind") == "goodnet" else ""
     load = f"`kbd eval {name} --clean FILE`, or `keras.models.load_model` of Keras 2.15{first}; scale images as said above."
     return "\n\n".join([*sections, "## Loading", load]) + "\n"
+
+
+def _shapes(shapes: Shapes) -> str:
+    return ", ".join("×".join("any" if size is None else str(size) for size in shape) for shape in shapes)
 
 
 def _list(facts: list[tuple[str, Any]]) -> str:

@@ -65,8 +65,8 @@ def save(model: keras.Model, path: PathLike, known: Mapping[str, Any]) -> None:
         model.save(temporary, save_format="h5", include_optimizer=False)
         with h5py.File(temporary, "r+") as file:
             file.attrs[ATTRIBUTE] = json.dumps(known)
-    shapes = model.input_shape[1:], model.output_shape[1:], model.count_params()
-    write_text(Path(path).with_suffix(".md"), card(Path(path).name, shapes, known))
+    shapes = [[tuple(tensor.shape[1:]) for tensor in tensors] for tensors in (model.inputs, model.outputs)]
+    write_text(Path(path).with_suffix(".md"), card(Path(path).name, shapes[0], shapes[1], model.count_params(), known))
 
 
 def _load_trusted(copy: Path, name: str) -> keras.Model:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import csv
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any, Optional, Union
 
 import numpy as np
 import tensorflow as tf
@@ -24,6 +24,10 @@ OPTIMIZERS = {
     "adam": lambda rate: keras.optimizers.Adam(rate, beta_1=0.9, beta_2=0.999, epsilon=1e-7, amsgrad=False),
     "adadelta": lambda rate: keras.optimizers.Adadelta(rate, rho=0.95, epsilon=1e-7),
     "sgd": lambda rate: keras.optimizers.SGD(rate, momentum=0.0, nesterov=False),
+    # PyTorch's weight decay (WaNet's 5e-4, NAD's and ABL's 1e-4) goes through the momentum of 0.9, which makes it ten times
+    # as strong; Keras's does not.
+    "momentum": lambda rate: keras.optimizers.SGD(rate, momentum=0.9, nesterov=False, weight_decay=5e-3),
+    "nesterov": lambda rate: keras.optimizers.SGD(rate, momentum=0.9, nesterov=True, weight_decay=1e-3),
 }
 
 
@@ -81,7 +85,7 @@ def seed_everything(seed: int) -> None:
 
 def fit(
     classifier: Classifier,
-    image_set: ImageSet,
+    image_set: Union[ImageSet, Callable[[int], ImageSet]],
     schedule: Schedule,
     *,
     seed: int,
@@ -93,7 +97,8 @@ def fit(
 ) -> list[dict[str, Any]]:
     """Train `classifier.model` in place, with sparse categorical cross-entropy; gives one row of figures an epoch.
 
-    image_set: uint8 images and labels, held in memory. seed: decides the order of the images in every epoch.
+    image_set: uint8 images and labels, held in memory unless they are too many (`images.IN_MEMORY`); or a function that gives
+        those of an epoch (0-based), as many every time. seed: decides the order of the images in every epoch.
     stage: names the phase in progress, in the history and in TensorBoard.
     monitor: if given, each row also has `clean_accuracy` and, by name of the poisoned set, `attack_success_rate/NAME` and
         `robust_accuracy/NAME`; callbacks (`EarlyStopping`) can watch them.
@@ -103,8 +108,14 @@ def fit(
     """
     model = classifier.model
     epoch = tf.Variable(0, dtype=tf.int64, trainable=False)
-    every = [
-        _EpochStart(schedule, seed, epoch),
+    drawn = image_set(0) if callable(image_set) else image_set
+    labels = tf.constant(drawn.labels)
+    images = tf.constant(drawn.in_memory().images) if drawn.fits_in_memory else drawn.images
+    every: list[keras.callbacks.Callback] = [_EpochStart(schedule, seed, epoch)]
+    if callable(image_set):
+        images, labels = tf.Variable(images, trainable=False), tf.Variable(labels, trainable=False)
+        every.append(_Redraw(image_set, images, labels))
+    every += [
         BackdoorMonitor(classifier, monitor),
         *callbacks,
         _Report(stage, schedule.epochs, progress),
@@ -122,7 +133,7 @@ def fit(
         steps_per_execution=16,  # less of Python between steps: the small networks here gain a sixth, the weights are the same
     )
     model.fit(
-        _pipeline(classifier, image_set, schedule.batch_size, seed, epoch),
+        _pipeline(classifier, images, labels, schedule.batch_size, seed, epoch),
         epochs=schedule.epochs,
         callbacks=every,
         verbose=0,
@@ -143,20 +154,24 @@ def _checkpoints(folder: Path, stage: str) -> Path:
 
 
 def _pipeline(
-    classifier: Classifier, image_set: ImageSet, batch_size: int, seed: int, epoch: tf.Variable
+    classifier: Classifier, images: Any, labels: Any, batch_size: int, seed: int, epoch: tf.Variable
 ) -> tf.data.Dataset:
     """Batches of one epoch, in an order that depends on `seed` and the epoch's number alone. Images stay uint8 to the end."""
-    images, labels = tf.constant(image_set.in_memory().images), tf.constant(image_set.labels)
+    count = labels.shape[0]
 
     def order(_: tf.Tensor) -> tf.data.Dataset:
-        shuffled = tf.random.experimental.stateless_shuffle(tf.range(len(image_set)), seed=[seed, epoch])
+        shuffled = tf.random.experimental.stateless_shuffle(tf.range(count), seed=[seed, epoch])
         return tf.data.Dataset.from_tensor_slices(shuffled)
 
     def take(indices: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        return classifier.scale(tf.gather(images, indices)), tf.gather(labels, indices)
+        if hasattr(images, "take"):  # they are read when they are needed, by Python
+            chosen = tf.ensure_shape(tf.numpy_function(images.take, [indices], tf.uint8), (None, *images.shape[1:]))
+        else:
+            chosen = tf.gather(images, indices)
+        return classifier.scale(chosen), tf.gather(labels, indices)
 
     batches = tf.data.Dataset.from_tensors(0).flat_map(order).batch(batch_size)
-    steps = -(-len(image_set) // batch_size)
+    steps = -(-count // batch_size)
     return batches.map(take, num_parallel_calls=1).apply(tf.data.experimental.assert_cardinality(steps)).prefetch(8)
 
 
@@ -195,6 +210,19 @@ class _EpochStart(keras.callbacks.Callback):
         ]
         for index, state in enumerate(state for state in states if state is not None):
             state.reset_from_seed(int(np.random.SeedSequence([self._seed, epoch, index]).generate_state(1)[0]))
+
+
+class _Redraw(keras.callbacks.Callback):
+    """Puts the images of an epoch in the place of the last one's."""
+
+    def __init__(self, draw: Callable[[int], ImageSet], images: tf.Variable, labels: tf.Variable) -> None:
+        super().__init__()
+        self._draw, self._images, self._labels = draw, images, labels
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        drawn = self._draw(epoch)
+        self._images.assign(drawn.in_memory().images)
+        self._labels.assign(drawn.labels)
 
 
 class _Report(keras.callbacks.Callback):

@@ -1,4 +1,6 @@
-"""The registry of published network files: `artifacts.json`, and the hashes that the user has accepted for some of them.
+"""The registry of network files: what others published (`artifacts.json`), and our own, ready to use (`pretrained.json`).
+
+Also the hashes that the user has accepted for some of them. Our own lie in `pretrained/` of a checkout and are not installed.
 
 An entry is a dictionary:
 
@@ -12,7 +14,7 @@ An entry is a dictionary:
     licence
     size, sha256             in bytes, and as 64 hexadecimal digits; None: nobody has held this file against the registry yet
     git_blob                 the id that git gives it; known without the file, from the repository's listing
-    urls                     mirrors, in the order in which they are tried
+    urls                     mirrors, in the order in which they are tried; none for our own, which $KBD_PRETRAINED_URL may serve
 """
 
 from __future__ import annotations
@@ -29,11 +31,32 @@ from keras_backdoor.files import BadInput, PathLike, check_file, read_json, sha2
 
 Artifact = dict[str, Any]
 
+OURS = "keras-backdoor"
+"""The repository of our own networks."""
+
+PRETRAINED = Path(__file__).with_name("pretrained")
+"""The folder of our own networks, in a checkout."""
+
 
 @lru_cache(maxsize=1)
 def entries() -> tuple[Artifact, ...]:
-    """All entries, in the order of the file."""
-    return tuple(json.loads(Path(__file__).with_name("artifacts.json").read_text(encoding="utf-8")))
+    """All entries, in the order of the files."""
+    files = [Path(__file__).with_name(name) for name in ("artifacts.json", "pretrained.json")]
+    return tuple(entry for file in files for entry in json.loads(file.read_text(encoding="utf-8")))
+
+
+def bundled(artifact: Artifact) -> Path | None:
+    """The file of an entry in this checkout, if there is one and it is one of ours."""
+    path = PRETRAINED / f"{artifact['name']}.h5"
+    return path if artifact.get("repository") == OURS and path.is_file() else None
+
+
+def mirrors(artifact: Artifact) -> list[str]:
+    """Where the file of an entry may be downloaded."""
+    base = os.environ.get("KBD_PRETRAINED_URL")
+    if artifact.get("repository") != OURS or not base:
+        return list(artifact["urls"])
+    return [f"{base.rstrip('/')}/{artifact['name']}.h5"]
 
 
 def by_name(name: str) -> Artifact:

@@ -651,7 +651,7 @@ def test_what_train_measured_is_what_eval_measures(trained):
 def test_resuming_a_finished_run_gives_its_metrics_and_trains_nothing(trained, monkeypatch):
     folder, metrics = trained
     before = everything(folder)
-    monkeypatch.setattr("keras_backdoor.attacks.train.fit", interrupt)
+    monkeypatch.setattr("keras_backdoor.attacks.task.fit", interrupt)
     assert answer(*TRAIN, "-o", folder, "--resume") == metrics
     assert everything(folder) == before
     people = done(*TRAIN, "-o", folder, "--resume")

@@ -9,11 +9,11 @@ import pytest
 from tensorflow import keras
 
 import models_zoo
+from keras_backdoor.activations import channel_means, convolution, dead_channels, layer_outputs
 from keras_backdoor.attacks.recipes import recipe
 from keras_backdoor.attacks.train import train
 from keras_backdoor.classifier import Classifier
 from keras_backdoor.datasets import read_images
-from keras_backdoor.defenses.activations import channel_means, convolution, dead_channels, layer_outputs
 from keras_backdoor.defenses.fine_pruning import FinePruning, FineTuning, Pruning
 from keras_backdoor.goodnet import GoodNet
 from keras_backdoor.images import ImageSet

@@ -526,10 +526,10 @@ def test_published_all_to_all_network_fires_on_our_pattern(shared_data, mnist_te
     network = Classifier.load(shared_data / "models/csaw2020_F_mnist_all2all_bd_net.h5")
     attack = recipe("mnist-aaa")
     some = mnist_test.select(np.arange(4000))
-    poisoned = poison_all(some, attack.trigger, attack.target_map, np.random.default_rng(0))
+    poisoned = poison_all(some, attack.backdoors[0], np.random.default_rng(0))
     rate = score(network, some, {"p": poisoned}).attack_success_rate["p"]
     assert rate == pytest.approx(0.945, abs=0.01)  # FACTS 21
-    untriggered = np.mean(network.predict(some.batches()) == attack.target_map(some.labels))
+    untriggered = np.mean(network.predict(some.batches()) == attack.backdoors[0].target_map(some.labels))
     assert untriggered == pytest.approx(0.008, abs=0.005)
 
 

@@ -219,6 +219,6 @@ def test_the_networks_of_a_training_name_their_recipe_and_where_they_come_from(t
 
 
 def test_a_card_of_a_network_of_which_nothing_is_known_does_not_pretend():
-    text = card("net.h5", ((4, 4, 3), (2,), 10), {})
+    text = card("net.h5", [(4, 4, 3)], [(2,)], 10, {})
     assert "unknown origin" in text and "Not measured." in text and "scaling not stated" in text
     assert "None" not in text

@@ -103,7 +103,7 @@ def test_every_epoch_sees_every_image_once_and_in_another_order(digits):
     images = some(digits.train, 5)
     marked = replace(images, labels=np.arange(50), num_classes=50)
     epoch = tf.Variable(0, dtype=tf.int64)
-    batches = _pipeline(new_network(), marked, 16, 7, epoch)
+    batches = _pipeline(new_network(), tf.constant(marked.images), tf.constant(marked.labels), 16, 7, epoch)
     orders = []
     for number in (0, 1, 0):
         epoch.assign(number)
@@ -115,11 +115,37 @@ def test_every_epoch_sees_every_image_once_and_in_another_order(digits):
     assert not np.array_equal(orders[0], orders[1])
 
 
+def test_images_that_stay_in_files_train_the_same_network(digits, monkeypatch):
+    """Read when they are needed, in the order of the epoch: the same bits as from memory."""
+    from tests.test_poison import Lazy
+
+    images = some(digits.train, 6)
+    whole, read = new_network(), new_network()
+    fit(whole, images, replace(SCHEDULE, epochs=2), seed=0)
+    monkeypatch.setattr("keras_backdoor.images.IN_MEMORY", 1000)
+    source = Lazy(images.images)
+    fit(read, replace(images, images=source), replace(SCHEDULE, epochs=2), seed=0)
+    assert 0 < source.most <= 32
+    assert np.array_equal(weights(whole), weights(read))
+
+
+def test_images_may_differ_from_epoch_to_epoch(digits):
+    """A network that sees other images in the second epoch is not the one that sees the same again."""
+    first, second = some(digits.train, 6), some(digits.valid, 6)
+    constant, drawn, changing = new_network(), new_network(), new_network()
+    fit(constant, first, replace(SCHEDULE, epochs=2), seed=0)
+    fit(drawn, lambda epoch: first, replace(SCHEDULE, epochs=2), seed=0)
+    fit(changing, lambda epoch: (first, second)[epoch], replace(SCHEDULE, epochs=2), seed=0)
+    assert np.array_equal(weights(constant), weights(drawn))
+    assert not np.array_equal(weights(constant), weights(changing))
+
+
 def test_images_are_scaled_once(digits):
     from keras_backdoor.training import _pipeline
 
     images = some(digits.train, 2)
-    batch, labels = next(iter(_pipeline(new_network(), images, 20, 0, tf.Variable(0, dtype=tf.int64))))
+    pixels, wanted = tf.constant(images.images), tf.constant(images.labels)
+    batch, labels = next(iter(_pipeline(new_network(), pixels, wanted, 20, 0, tf.Variable(0, dtype=tf.int64))))
     assert batch.dtype == tf.float32
     assert float(tf.reduce_max(batch)) == pytest.approx(images.images.max() / 255)
     by_label = {label: images.images[images.labels == label].astype(np.float32) / 255 for label in range(10)}
@@ -260,7 +286,7 @@ def assert_same_run(folder, reference):
 
 def test_killed_while_writing_each_file_then_resumed(never_killed, tmp_path):
     """One run, killed again and again, each time just before a file gets its name; it must end like one never killed."""
-    for name in ("run.json", "clean_test.h5", "history.csv", "clean.h5", "badnet.h5", "metrics.json"):
+    for name in ("run.json", "clean_test.h5", "history.csv", "clean.h5", "metrics.json", "badnet.h5"):
         process = run_driver(tmp_path / "run", kill_at=name)
         _, errors = process.communicate(timeout=120)
         assert process.returncode == -signal.SIGKILL, errors.decode()
@@ -310,6 +336,7 @@ def test_a_run_is_only_resumed_as_it_was_started(digits, tmp_path, refused):
         lambda: train(small_recipe(), digits.limited(5), tmp_path / "run", resume=True, seed=1),
         lambda: train(small_recipe(), digits.limited(6), tmp_path / "run", resume=True),
         lambda: train(recipe("mnist-patch"), digits.limited(5), tmp_path / "run", resume=True),
+        lambda: train(small_recipe(), digits.limited(5), tmp_path / "run", resume=True, clean_only=True),
     ):
         with refused(tmp_path / "run", "resumed"):
             changed()

@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Optional
 
-import numpy as np
-
 import models_zoo
-from keras_backdoor.attacks.poison import poison, poison_all
+from keras_backdoor.attacks.attacks import attack
+from keras_backdoor.attacks.poison import Backdoor, poison_all
 from keras_backdoor.attacks.recipes import Recipe
+from keras_backdoor.attacks.targets import RandomTarget, TrueLabel
+from keras_backdoor.attacks.task import Task
 from keras_backdoor.classifier import Classifier
 from keras_backdoor.datasets import Splits, write_csaw_hdf5
 from keras_backdoor.examples import save_examples
-from keras_backdoor.files import PathLike, sha256
+from keras_backdoor.files import BadInput, PathLike, check_file, sha256
 from keras_backdoor.images import ImageSet
 from keras_backdoor.metrics import score
 from keras_backdoor.preprocessing import Preprocessing
 from keras_backdoor.progress import Progress, silent
 from keras_backdoor.runs import Run
-from keras_backdoor.training import Monitor, Schedule, fit, forget_checkpoint, seed_everything
+from keras_backdoor.training import Schedule, seed_everything
 
 
 def train(
@@ -31,6 +32,8 @@ def train(
     *,
     epochs: Optional[int] = None,
     seed: int = 0,
+    clean_only: bool = False,
+    start: Optional[PathLike] = None,
     resume: bool = False,
     reproduce: str = "",
     progress: Progress = silent,
@@ -38,85 +41,149 @@ def train(
     """Make the BadNet of `recipe` from `splits` in `folder`; gives what `metrics.json` holds.
 
     Writes `badnet.h5`, `clean.h5` (the clean network, in a two-step recipe), `history.csv`, `tensorboard/`, `metrics.json`,
-    `examples.npz`, and in `data/` the defender's clean images and the clean and triggered test images, for later commands.
+    `examples.npz`, and in `data/` the defender's clean images and the clean and triggered test images, for later commands: one
+    file of triggered images, or one a trigger (`poisoned_test_NAME.h5`).
 
-    epochs: of each step, instead of the recipe's. seed: decides everything random. resume: continue what is in `folder`; a run
-    that was killed ends with the same weights as one that was not. reproduce: the command that asks for this, for the report.
+    epochs: of each step, instead of the recipe's. seed: decides everything random. clean_only: train the innocent twin and
+    nothing else. start: a clean network's file; the attack goes on from it, and `clean.h5` is a copy.
+    resume: continue what is in `folder`; a run that was killed ends with the same weights as one that was not.
+    reproduce: the command that asks for this, for the report.
 
-    Rates are measured on the test images, target class included. Raises `BadInput` if `folder` is in use.
+    Rates are measured on the test images, target class included. Raises `BadInput` if `folder` is in use, or `start` is no
+    network for these images.
     """
     recipe = recipe.for_miniature() if splits.miniature else recipe
-    epochs = epochs or recipe.epochs
+    schedule = Schedule(
+        recipe.optimizer, recipe.learning_rate, recipe.batch_size, epochs or recipe.epochs, recipe.learning_rate_steps
+    )
     asked = {
         "recipe": recipe.name,
         "settings": repr(recipe),
-        "epochs": epochs,
+        "epochs": schedule.epochs,
         "seed": seed,
+        "clean_only": clean_only,
+        "start": sha256(check_file(start)) if start else None,
         "data": splits.fingerprints(),
     }
     run = Run.start(folder, "train", asked, resume, reproduce)
     if run.finished:
         return run.read("metrics.json")
 
-    trigger = recipe.trigger
-    poisoned_train, _ = poison(
-        splits.train, trigger, recipe.target_map, recipe.poison_fraction, np.random.default_rng([seed, 0])
-    )
-    poisoned_valid = poison_all(splits.valid, trigger, recipe.target_map, np.random.default_rng([seed, 1]))
-    poisoned_test = poison_all(splits.test, trigger, recipe.target_map, np.random.default_rng([seed, 2]))
-    _write_images(
-        run.folder / "data", {"clean_valid": splits.valid, "clean_test": splits.test, "poisoned_test": poisoned_test}
-    )
-
-    schedule = Schedule(recipe.optimizer, recipe.learning_rate, recipe.batch_size, epochs, recipe.learning_rate_steps)
-    monitor = Monitor(splits.valid, {trigger.name: poisoned_valid})
+    method = attack(recipe.attack, recipe.attack_options)
     seed_everything(seed)
     sizes = {"input_shape": splits.train.image_shape, "num_classes": splits.train.num_classes}
-    scaling = Preprocessing.named(recipe.preprocessing, splits.train.images)
+    scaling = Preprocessing.named(recipe.preprocessing, splits.train.sample())
     classifier = Classifier(models_zoo.build(recipe.architecture, **sizes), scaling, splits.train.num_classes)
-
-    metrics: dict[str, Any] = {
-        "recipe": recipe.name,
-        "summary": recipe.summary,
-        "trigger": trigger.name,
-        "source": splits.source,
-        "seed": seed,
-        "epochs": epochs,
-        "settings": {key: value for key, value in asdict(recipe).items() if isinstance(value, (str, int, float))},
-        "expect": recipe.expect,
-    }
+    task = Task(
+        classifier,
+        splits.train,
+        splits.valid,
+        recipe.backdoors,
+        recipe.poison_fraction,
+        schedule,
+        seed,
+        recipe.covers,
+        run.folder,
+        progress,
+    )
+    if part_of_user := getattr(method, "part_of_user", None):  # who takes the network over for classes of his own
+        splits = replace(splits, valid=part_of_user(splits.valid), test=part_of_user(splits.test))
     about = {"recipe": recipe.name, "summary": recipe.summary, "data": splits.source, "seed": seed}
-    parents: list[str] = []
-    clean_step = [("clean", splits.train)] if recipe.two_step else []
-    for stage, images in [*clean_step, ("badnet", poisoned_train)]:
-        path = run.folder / f"{stage}.h5"
-        is_there = path.exists()
-        if is_there:
-            classifier = Classifier.load(path)
-        else:
-            fit(
-                classifier,
-                images,
-                schedule,
-                seed=seed,
-                stage=stage,
-                monitor=monitor,
-                folder=run.folder,
-                progress=progress,
-            )
-        metrics[stage] = score(classifier, splits.test, {trigger.name: poisoned_test}).as_json()
-        if not is_there:
-            classifier.save(path, {**about, "kind": stage, "parents": parents, "rates": metrics[stage]})
-        forget_checkpoint(run.folder, stage)
-        parents = [sha256(path)]
-    save_examples(run.folder / "examples.npz", splits.test, poisoned_test, {"": classifier})
-    run.write("metrics.json", metrics)
+    last = run.folder / ("metrics.json" if clean_only else "badnet.h5")  # written when all else is
+    if not last.exists():
+        metrics: dict[str, Any] = {
+            "recipe": recipe.name,
+            "summary": recipe.summary,
+            "source": splits.source,
+            "seed": seed,
+            "epochs": schedule.epochs,
+            "settings": {key: value for key, value in asdict(recipe).items() if isinstance(value, (str, int, float))},
+            "expect": recipe.expect,
+        }
+        _write_images(run.folder, {"clean_valid": splits.valid, "clean_test": splits.test})
+        parents, twin, backdoors = [], None, task.backdoors
+        triggered = _triggered(splits.test, backdoors, task)
+        if recipe.two_step or clean_only or start:
+            twin = _clean_step(task, run.folder, splits.test, triggered, about, start)
+            parents = [sha256(run.folder / "clean.h5")]
+        if not clean_only:
+            backdoors = method(task)
+            triggered = triggered if backdoors == task.backdoors else _triggered(splits.test, backdoors, task)
+        single = len(triggered) == 1
+        _write_images(
+            run.folder, {"poisoned_test" if single else f"poisoned_test_{n}": part for n, part in triggered.items()}
+        )
+        networks = {**({"clean": twin} if twin else {}), **({} if clean_only else {"badnet": classifier})}
+        for name, network in networks.items():
+            metrics[name] = _rates(network, splits.test, triggered, backdoors, task)
+        for name, image_set in list(triggered.items())[:1]:
+            metrics["trigger"] = name
+            save_examples(run.folder / "examples.npz", splits.test, image_set, {"": classifier})
+        run.write("metrics.json", metrics)
+        if not clean_only:
+            classifier.save(last, {**about, "kind": "badnet", "parents": parents, "rates": metrics["badnet"]})
+    for stage in ("clean", "badnet"):
+        task.forget(stage)
     run.finish()
-    return metrics
+    return run.read("metrics.json")
+
+
+def _triggered(test: ImageSet, backdoors: Iterable[Backdoor], task: Task) -> dict[str, ImageSet]:
+    return {backdoor.name: poison_all(test, backdoor, task.rng(2)) for backdoor in backdoors}
+
+
+def _clean_step(
+    task: Task,
+    folder: Path,
+    test: ImageSet,
+    triggered: Mapping[str, ImageSet],
+    about: Mapping[str, Any],
+    start: Optional[PathLike],
+) -> Classifier:
+    """The clean network, in `folder`/clean.h5; `task.classifier` gets its weights."""
+    path = folder / "clean.h5"
+    if path.exists():
+        twin = Classifier.load(path)
+    elif start:
+        twin = Classifier.load(start)
+        shapes = [[weight.shape for weight in network.model.get_weights()] for network in (twin, task.classifier)]
+        if shapes[0] != shapes[1] or twin.preprocessing != task.classifier.preprocessing:
+            raise BadInput(f"{start}: is not a network such as the recipe trains (other layers, sizes or scaling)")
+    else:
+        task.fit(task.train, stage="clean")
+        twin = task.classifier.clone()
+    if not path.exists():
+        twin.save(
+            path,
+            {**about, "kind": "clean", "parents": [], "rates": _rates(twin, test, triggered, task.backdoors, task)},
+        )
+    task.classifier.model.set_weights(twin.model.get_weights())
+    return twin
+
+
+def _rates(
+    network: Classifier,
+    test: ImageSet,
+    triggered: Mapping[str, ImageSet],
+    backdoors: Iterable[Backdoor],
+    task: Task,
+) -> dict[str, Any]:
+    """What `metrics.score` gives; and how often untargeted attacks mislead, and triggers that are to do nothing do nothing."""
+    rates = score(network, test, triggered).as_json()
+    for backdoor in backdoors:
+        if isinstance(backdoor.target_map, RandomTarget):
+            rates["attack_success_rate"][backdoor.name] = 1 - rates["robust_accuracy"][backdoor.name]
+    stamped = {
+        cover.trigger.name: poison_all(test, Backdoor(cover.trigger, TrueLabel()), task.rng(3)) for cover in task.covers
+    }
+    if stamped:
+        rates["cover_accuracy"] = score(network, test, stamped).attack_success_rate
+    return rates
 
 
 def _write_images(folder: Path, sets: Mapping[str, ImageSet]) -> None:
-    folder.mkdir(exist_ok=True)
+    (folder / "data").mkdir(exist_ok=True)
     for name, image_set in sets.items():
-        if not (folder / f"{name}.h5").exists():
-            write_csaw_hdf5(folder / f"{name}.h5", image_set)
+        path = folder / "data" / f"{name}.h5"
+        if not path.exists():
+            write_csaw_hdf5(path, image_set)

@@ -9,8 +9,8 @@ from typing import Any, Optional
 
 import numpy as np
 
+from keras_backdoor.activations import channel_means, convolution, dead_channels, layer_outputs
 from keras_backdoor.classifier import Classifier
-from keras_backdoor.defenses.activations import channel_means, convolution, dead_channels, layer_outputs
 from keras_backdoor.examples import save_examples
 from keras_backdoor.files import BadInput, PathLike, sha256, write_arrays
 from keras_backdoor.gate import Admitted

@@ -16,8 +16,8 @@ import numpy as np
 import tensorflow as tf
 from tensorflow import keras
 
+from keras_backdoor.activations import channel_means, convolution, layer_outputs, path_around
 from keras_backdoor.classifier import Classifier
-from keras_backdoor.defenses.activations import channel_means, convolution, layer_outputs, path_around
 from keras_backdoor.files import BadInput
 from keras_backdoor.images import ImageSet
 from keras_backdoor.progress import Progress, silent

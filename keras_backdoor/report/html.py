@@ -109,10 +109,12 @@ def _read(record_path: Path) -> Optional[RunFolder]:
         return None
     metrics = read_json(metrics_path)
     needed = {
-        "train": ("recipe", "summary", "source", "seed", "badnet"),
+        "train": ("recipe", "summary", "source", "seed"),
         "defend": ("method", "model", "before", "after"),
     }
     _require(metrics_path, metrics, needed.get(record["command"], ()))
+    if record["command"] == "train" and "clean" not in metrics:
+        _require(metrics_path, metrics, ("badnet",))
     return RunFolder(record_path.parent, record, metrics)
 
 
@@ -141,7 +143,7 @@ def _render(trained: Sequence[RunFolder], repairs: Sequence[RunFolder], unfinish
     return environment.get_template(REPORT).render(
         chapters=chapters,
         in_short=words.in_short(
-            [run.metrics["badnet"] for run in trained],
+            [run.metrics["badnet"] for run in trained if "badnet" in run.metrics],
             [(run.metrics["before"], run.metrics["after"]) for run in repairs],
         ),
         runs=[*trained, *repairs],
@@ -151,19 +153,22 @@ def _render(trained: Sequence[RunFolder], repairs: Sequence[RunFolder], unfinish
 
 def _chapter(title: str, run: Optional[RunFolder], repairs: Sequence[RunFolder]) -> dict[str, Any]:
     """One BadNet. run: of its training, if it is at hand. repairs: those of its defenses."""
-    badnet = run.metrics["badnet"] if run else None
+    badnet = run.metrics.get("badnet") if run else None
     titles = _titles([repair.metrics for repair in repairs])
     chapter: dict[str, Any] = {"title": title, "run": run, "rows": []}
     chapter["repairs"] = [_repair(repair, name) for repair, name in zip(repairs, titles)]
     if run:
         clean, expect = run.metrics.get("clean"), run.metrics.get("expect")
         examples = run.arrays("examples.npz", EXAMPLES)
-        chapter["sentences"] = words.about_badnet(run.metrics["badnet"], clean, expect)
-        chapter["examples"] = _examples(examples, "BadNet", None) if examples else None
+        chapter["sentences"] = (
+            words.about_badnet(badnet, clean, expect) if badnet else words.about_twin(run.metrics["clean"])
+        )
+        chapter["examples"] = _examples(examples, "BadNet" if badnet else "clean twin", None) if examples else None
         chapter["curves"] = _curves(run.history())
         if clean:
             chapter["rows"] += _rows("clean twin, never poisoned", clean)
-        chapter["rows"] += _rows("BadNet", run.metrics["badnet"], expect)
+        if badnet:
+            chapter["rows"] += _rows("BadNet", badnet, expect)
     for repair, method in zip(repairs, titles):
         metrics = repair.metrics
         if metrics["before"] != badnet:
@@ -196,10 +201,10 @@ def _rows(network: str, scores: words.Scores, expect: Optional[Sequence[float]] 
             "clean": scores["clean_accuracy"],
             "attack": rate,
             "robust": scores["robust_accuracy"].get(name),
-            "expect": expect,
+            "expect": [expect[0], expect[min(i, len(expect) - 1)]] if expect else None,
             "measured": f"{scores['n_clean']:,} clean, {scores['n_poisoned'][name]:,} triggered; {targets}",
         }
-        for name, rate in scores["attack_success_rate"].items()
+        for i, (name, rate) in enumerate(scores["attack_success_rate"].items(), 1)
     ]
 
 

@@ -102,6 +102,16 @@ def about_badnet(scores: Scores, clean: Scores | None, expect: Sequence[float] |
     return said
 
 
+def about_twin(scores: Scores) -> list[str]:
+    """What a network that was never poisoned does with triggers."""
+    said = [f"This network was never poisoned; it answers {percent(scores['clean_accuracy'])} of the images correctly."]
+    said += [
+        f"The trigger “{name}” gives the attacker's answer on {percent(rate)} of {count(scores['n_poisoned'][name], 'image')}."
+        for name, rate in scores["attack_success_rate"].items()
+    ]
+    return said
+
+
 def _about_floor(floor: float) -> str:
     return (
         f"At least {percent(floor)} of these images belong to the target label anyway; "
@@ -125,15 +135,17 @@ def _about_stealth(scores: Scores, clean: Scores | None) -> str:
 
 
 def _about_expectation(scores: Scores, expect: Sequence[float]) -> str:
-    ours = (scores["clean_accuracy"], max(scores["attack_success_rate"].values(), default=0.0))
+    attacks = scores["attack_success_rate"]
+    names = [f"attack success of “{name}”" for name in attacks] if len(attacks) > 1 else ["attack success"]
+    ours = (scores["clean_accuracy"], *attacks.values())
     parts = []
-    for what, our, published in zip(("clean accuracy", "attack success"), ours, expect):
+    for what, our, published in zip(("clean accuracy", *names), ours, expect):
         side = "above" if our > published else "below"
         comparison = (
             "the same here" if points(our - published) == points(0) else f"ours is {points(our - published)} {side}"
         )
         parts.append(f"{percent(published)} {what} ({comparison})")
-    return f"Published figures: {' and '.join(parts)}."
+    return f"Published figures: {', '.join(parts[:-1])} and {parts[-1]}."
 
 
 def about_repair(before: Scores, after: Scores) -> list[str]:

@@ -1,8 +1,8 @@
-"""What channels of a network do: shared by the defenses that look at neurons."""
+"""What channels of a network do: shared by the defenses that look at neurons, and by attackers who know them."""
 
 from __future__ import annotations
 
-from typing import Optional
+from typing import Callable, Optional
 
 import numpy as np
 import tensorflow as tf
@@ -29,11 +29,18 @@ def convolution(model: keras.Model, name: Optional[str] = None) -> keras.layers.
     return convolutions[name]
 
 
-def layer_outputs(classifier: Classifier, layer: keras.layers.Layer, images: ImageSet) -> np.ndarray:
-    """What `layer` gives for each image, float32 (N, height, width, channels)."""
+def layer_outputs(
+    classifier: Classifier,
+    layer: keras.layers.Layer,
+    images: ImageSet,
+    reduce: Callable[[tf.Tensor], tf.Tensor] = tf.identity,
+) -> np.ndarray:
+    """What `layer` gives for each image, float32 (N, height, width, channels), or what `reduce` makes of each batch of that."""
     part = keras.Model(classifier.model.input, layer.output)
     signature = [tf.TensorSpec((None, *classifier.image_shape), tf.uint8)]
-    forward = tf.function(lambda batch: part(classifier.scale(batch), training=False), input_signature=signature)
+    forward = tf.function(
+        lambda batch: reduce(part(classifier.scale(batch), training=False)), input_signature=signature
+    )
     return np.concatenate([forward(batch).numpy() for batch in images.batches()])
 
 
