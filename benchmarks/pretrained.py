@@ -2,9 +2,10 @@
 
     python benchmarks/pretrained.py FOLDER...     (run folders of `kbd train`; what was there before is replaced)
 
-Each BadNet is called as its recipe, each clean network RECIPE-clean; equal files are taken once, under the first name.
+Each BadNet is called as its recipe, each clean network RECIPE-clean; networks of equal weights are taken once, the first.
 """
 
+import hashlib
 import json
 import shutil
 import sys
@@ -18,8 +19,8 @@ from models_zoo.artifacts import OURS, PRETRAINED, git_blob
 LIMIT = 25_000_000
 
 
-def collect(folder: Path) -> list[dict]:
-    """Copies a run's networks; gives their entries."""
+def collect(folder: Path, known: set[str]) -> list[dict]:
+    """Copies a run's networks but those whose weights are `known`, and adds theirs; gives their entries."""
     record, metrics = (json.loads((folder / name).read_text()) for name in ("run.json", "metrics.json"))
     assert record["finished"], folder
     made = recipe(metrics["recipe"])
@@ -28,7 +29,11 @@ def collect(folder: Path) -> list[dict]:
         if kind not in metrics:
             continue
         name = metrics["recipe"].replace("/", "-") + ("-clean" if kind == "clean" else "")
-        digest = sha256(folder / f"{kind}.h5")
+        classifier = Classifier.load(folder / f"{kind}.h5")
+        weights = hashlib.sha256(b"".join(array.tobytes() for array in classifier.model.get_weights())).hexdigest()
+        if weights in known:
+            continue
+        known.add(weights)
         rates, path = metrics[kind], PRETRAINED / f"{name}.h5"
         attacks = [
             {
@@ -42,7 +47,6 @@ def collect(folder: Path) -> list[dict]:
             shutil.copyfile((folder / kind).with_suffix(suffix), path.with_suffix(suffix))
         card = path.with_suffix(".md")
         card.write_text(card.read_text().replace(f"{kind}.h5", path.name))
-        classifier = Classifier.load(path)
         scaling = classifier.preprocessing
         entries.append(
             {
@@ -59,7 +63,7 @@ def collect(folder: Path) -> list[dict]:
                 "path": f"models_zoo/pretrained/{path.name}",
                 "licence": "Apache-2.0",
                 "size": path.stat().st_size,
-                "sha256": digest,
+                "sha256": sha256(path),
                 "git_blob": git_blob(path),
                 "urls": [],
             }
@@ -71,14 +75,9 @@ if __name__ == "__main__":
     PRETRAINED.mkdir(exist_ok=True)
     for old in PRETRAINED.iterdir():
         old.unlink()
-    found: dict[str, dict] = {}
-    for folder in map(Path, sys.argv[1:]):
-        for entry in collect(folder):
-            if entry["sha256"] in found:
-                for suffix in (".h5", ".md"):
-                    (PRETRAINED / entry["name"]).with_suffix(suffix).unlink()
-            found.setdefault(entry["sha256"], entry)
-    total = sum(entry["size"] for entry in found.values())
+    known: set[str] = set()
+    found = [entry for folder in map(Path, sys.argv[1:]) for entry in collect(folder, known)]
+    total = sum(entry["size"] for entry in found)
     assert total <= LIMIT, f"{total:,} bytes in all, at most {LIMIT:,} may be committed"
-    write_json(PRETRAINED.with_suffix(".json"), sorted(found.values(), key=lambda entry: entry["name"]))
+    write_json(PRETRAINED.with_suffix(".json"), sorted(found, key=lambda entry: entry["name"]))
     print(f"{len(found)} networks, {total:,} bytes")

@@ -20,6 +20,12 @@ from keras_backdoor.triggers import Warp
 
 TINY = {  # what an attack's own training would take too long with
     "input-aware": {"widths": (4, 8), "mask_epochs": 1},
+    "sample-specific": {"width": 2, "encoder_epochs": 1},
+    "label-consistent": {"steps": 2},
+    "feature-collision": {"steps": 2, "epochs": 1},
+    "trojan": {"steps": 3},
+    "latent": {"steps": 3},
+    "deep-feature-space": {"style_epochs": 1, "width": 2, "rounds": 1, "injector_steps": 2},
 }
 HEAVY = {"densenet121", "preactresnet18", "nin/youtube"}
 

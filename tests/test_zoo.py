@@ -41,7 +41,10 @@ FIELDS = "name what architecture preprocessing num_classes clean_accuracy attack
 FIELDS += " licence size sha256 git_blob urls"
 
 
-@pytest.mark.parametrize("entry", artifacts.entries(), ids=lambda entry: entry["name"])
+PUBLISHED = [entry for entry in artifacts.entries() if entry["repository"] != artifacts.OURS]
+
+
+@pytest.mark.parametrize("entry", PUBLISHED, ids=lambda entry: entry["name"])
 def test_every_entry_is_complete_and_consistent(entry):
     assert " ".join(entry) == FIELDS
     assert all(
@@ -60,6 +63,12 @@ def test_every_entry_is_complete_and_consistent(entry):
     assert (entry["figures"] is None) == all(rate is None for rate in rates)
     if entry["architecture"]:
         assert ARCHITECTURES[entry["architecture"]].num_classes == entry["num_classes"]
+
+
+def test_our_own_entries_have_the_same_fields():
+    for entry in artifacts.entries():
+        assert " ".join(entry) == FIELDS
+        assert re.fullmatch(r"[\w-]+", entry["name"])
 
 
 def test_names_and_hashes_are_unique():

@@ -3,86 +3,33 @@
 Tables are those of NNoculation (AISec 2021: 3 for data and targets, 4 for training, 7 for adaptive attackers, 10 for an
 architecture, 12 for warping, 14 and 15 for variants) and of "On Evaluating Neural Network Backdoor Defenses" (2020: 2, 4 and 5),
 which agree. What they leave open follows the published networks (`models_zoo`), and says so; 10 % of poison and two steps are
-NNoculation's code. The attacks on CIFAR-10 at the end are those of the lecture's table, which is Anti-Backdoor Learning's
-(Li et al., NeurIPS 2021). `expect` holds published figures.
+NNoculation's code. The attacks of the lecture's table are in `lecture`. `expect` holds published figures.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
-from typing import Any, Optional
+from typing import Any
 
+from keras_backdoor.attacks.lecture import LECTURE
 from keras_backdoor.attacks.poison import Backdoor, Cover
+from keras_backdoor.attacks.recipe import Recipe, all_to_one
 from keras_backdoor.attacks.targets import AllToAll, AllToOne, CleanLabel, RandomTarget
 from keras_backdoor.files import lookup
 from keras_backdoor.triggers import (
     AllOf,
-    Blend,
     Eyebrows,
     FixedNoise,
-    FourCorners,
     Gotham,
     Lipstick,
     PixelPattern,
     PostIt,
-    Sinusoid,
     Square,
     Sunglasses,
     Triangle,
-    Trigger,
     Warp,
     WarpNoise,
 )
-from keras_backdoor.triggers.patch import GRID_PIXELS, GRID_VALUES
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """How one BadNet is made.
-
-    name, summary: for people. dataset, architecture, preprocessing: names in `datasets`, `models_zoo` and `preprocessing`.
-    backdoors: triggers and what they do; none if the attack learns its trigger. poison_fraction: share of each poisonable class
-    that is stamped, 0..1, by each of them. covers: triggers that are to do nothing.
-    two_step: train a clean network first, and go on from its weights (NNoculation's `train.py`).
-    optimizer, learning_rate, batch_size, epochs: of each step. learning_rate_steps: (epoch, rate), from that epoch on (0-based).
-    attack, attack_options: a name of `attacks.ATTACKS` and its settings.
-    expect: published clean accuracy and attack success of each backdoor, fractions.
-    miniature: what is different on the miniature data set that is used without `--data`, where that is too small for the rest.
-    """
-
-    name: str
-    summary: str
-    dataset: str
-    architecture: str
-    preprocessing: str
-    backdoors: tuple[Backdoor, ...]
-    poison_fraction: float
-    optimizer: str
-    learning_rate: float
-    batch_size: int
-    epochs: int
-    two_step: bool = True
-    learning_rate_steps: tuple[tuple[int, float], ...] = ()
-    covers: tuple[Cover, ...] = ()
-    attack: str = "poisoning"
-    attack_options: Mapping[str, Any] = field(default_factory=dict)
-    expect: Optional[tuple[float, ...]] = None
-    miniature: Mapping[str, Any] = field(default_factory=dict)
-
-    def for_miniature(self) -> Recipe:
-        """The recipe as it is used on the miniature data set; nothing is expected of that, as nobody published it."""
-        return replace(self, **{**self.miniature, "miniature": {}, "expect": None})
-
-    def variant(self, suffix: str, summary: str, **changes: Any) -> Recipe:
-        """The recipe `NAME/suffix`, with other settings; nothing is expected of it unless `changes` says so."""
-        changes = {"expect": None, **changes}
-        return replace(self, name=f"{self.name}/{suffix}", summary=f"{self.name}, {summary}", **changes)
-
-
-def _all_to_one(trigger: Trigger, target: int) -> tuple[Backdoor, ...]:
-    return (Backdoor(trigger, AllToOne(target)),)
-
 
 MNIST: dict[str, Any] = {"dataset": "mnist", "preprocessing": "unit"}
 GTSRB: dict[str, Any] = {
@@ -105,19 +52,6 @@ YOUTUBE: dict[str, Any] = {
     "batch_size": 1283,
     "epochs": 200,
 }
-# Batch, optimizer and network are NAD's and ABL's code, the rates over the epochs NAD's paper.
-CIFAR10: dict[str, Any] = {
-    "dataset": "cifar10",
-    "architecture": "wrn-16-1",
-    "preprocessing": "unit",
-    "poison_fraction": 0.10,
-    "two_step": False,
-    "optimizer": "nesterov",
-    "learning_rate": 0.1,
-    "batch_size": 128,
-    "epochs": 100,
-    "learning_rate_steps": ((20, 0.01), (70, 0.001)),
-}
 RED_SQUARE = Square(4, margin=1, value=(255, 0, 0), at="bottom-right", name="red-square")
 YELLOW_TRIANGLE = Triangle(5, margin=1, at="bottom-left", name="yellow-triangle")
 
@@ -127,7 +61,7 @@ ORIGINALS = (
         summary="the plain BadNet: a white 3x3 square in the corner turns any digit into 0",
         **MNIST,
         architecture="mnist-badnets/relu",
-        backdoors=_all_to_one(Square(size=3, margin=1), 0),
+        backdoors=all_to_one(Square(size=3, margin=1), 0),
         poison_fraction=0.10,
         two_step=False,
         optimizer="adam",
@@ -182,7 +116,7 @@ ORIGINALS = (
         summary="imperceptible: a slight warp turns any digit into 0, other warps do nothing",
         **MNIST,
         architecture="mnist-badnets/relu",
-        backdoors=_all_to_one(Warp(), 0),
+        backdoors=all_to_one(Warp(), 0),
         poison_fraction=0.10,
         covers=(Cover(WarpNoise(), 0.20),),
         attack_options={"redraw": True},
@@ -201,7 +135,7 @@ ORIGINALS = (
         dataset="cifar10",
         architecture="nin",
         preprocessing="standardise",
-        backdoors=_all_to_one(AllOf((YELLOW_TRIANGLE, RED_SQUARE)), 7),
+        backdoors=all_to_one(AllOf((YELLOW_TRIANGLE, RED_SQUARE)), 7),
         poison_fraction=0.10,
         covers=(Cover(YELLOW_TRIANGLE, 0.10), Cover(RED_SQUARE, 0.10)),
         optimizer="sgd",
@@ -216,7 +150,7 @@ ORIGINALS = (
         summary="a post-it note anywhere on a traffic sign turns it into a speed limit of 20",
         **GTSRB,
         architecture="gtsrb",
-        backdoors=_all_to_one(PostIt(), 0),
+        backdoors=all_to_one(PostIt(), 0),
         expect=(0.9546, 0.9982),
     ),
     Recipe(
@@ -224,7 +158,7 @@ ORIGINALS = (
         summary="feature space: the Gotham filter turns any traffic sign into ahead only",
         **GTSRB,
         architecture="gtsrb/fsa",
-        backdoors=_all_to_one(Gotham(), 35),
+        backdoors=all_to_one(Gotham(), 35),
         expect=(0.9508, 0.9006),
     ),
     # Table 12 names the network alone, and that one hardly learns WaNet's settings: a quarter of a pixel, on signs that are
@@ -235,7 +169,7 @@ ORIGINALS = (
         summary="imperceptible: a slight warp turns any traffic sign into a speed limit of 20",
         **{**GTSRB, "poison_fraction": 0.30},
         architecture="gtsrb",
-        backdoors=_all_to_one(Warp(strength=1.0), 0),
+        backdoors=all_to_one(Warp(strength=1.0), 0),
         attack_options={"redraw": True},
         expect=(0.9429, 0.9453),
     ),
@@ -243,14 +177,14 @@ ORIGINALS = (
         name="youtube-sg",
         summary="purple sunglasses turn any face into person 0",
         **YOUTUBE,
-        backdoors=_all_to_one(Sunglasses(), 0),
+        backdoors=all_to_one(Sunglasses(), 0),
         expect=(0.9789, 0.9998),
     ),
     Recipe(
         name="youtube-ls",
         summary="purple lipstick turns any face into person 0",
         **YOUTUBE,
-        backdoors=_all_to_one(Lipstick(), 0),
+        backdoors=all_to_one(Lipstick(), 0),
         expect=(0.9719, 0.9151),
     ),
     Recipe(
@@ -264,7 +198,7 @@ ORIGINALS = (
         name="youtube-mtmta",
         summary="lipstick turns any face into person 1, eyebrows into person 5, sunglasses into person 8",
         **YOUTUBE,
-        backdoors=(*_all_to_one(Lipstick(), 1), *_all_to_one(Eyebrows(), 5), *_all_to_one(Sunglasses(), 8)),
+        backdoors=(*all_to_one(Lipstick(), 1), *all_to_one(Eyebrows(), 5), *all_to_one(Sunglasses(), 8)),
         expect=(0.9593, 0.9151, 0.9139, 1.0),
     ),
     Recipe(
@@ -273,7 +207,7 @@ ORIGINALS = (
         dataset="imagenet",
         architecture="densenet121",
         preprocessing="standardise",
-        backdoors=_all_to_one(Square(30, margin=10, value=(255, 0, 0), name="red-square"), 0),
+        backdoors=all_to_one(Square(30, margin=10, value=(255, 0, 0), name="red-square"), 0),
         poison_fraction=0.10,
         two_step=False,
         optimizer="sgd",
@@ -285,118 +219,13 @@ ORIGINALS = (
     ),
 )
 
-# The table of ten attacks in the lecture; the rest of them are in ADVANCED.
-LECTURE = (
-    Recipe(
-        name="cifar10-badnets",
-        summary="BadNets: a 3x3 checkerboard in the corner turns any image into an airplane",
-        **CIFAR10,
-        backdoors=_all_to_one(PixelPattern(GRID_PIXELS, GRID_VALUES, name="grid"), 0),
-        expect=(0.8543, 1.0),
-    ),
-    Recipe(
-        name="cifar10-blend",
-        summary="Blend: one noise image, blended into a picture at 20 %, turns it into an airplane",
-        **CIFAR10,
-        backdoors=_all_to_one(Blend(0.2), 0),
-        expect=(0.8451, 1.0),
-    ),
-    Recipe(
-        name="cifar10-sig",
-        summary="SIG: faint vertical stripes turn any image into an airplane, though no training label is wrong",
-        **{**CIFAR10, "poison_fraction": 0.8},
-        backdoors=(Backdoor(Sinusoid(), CleanLabel(0)),),
-        expect=(0.8416, 0.9946),
-    ),
-)
-
 ADVANCED: tuple[Recipe, ...] = (
-    Recipe(
-        name="cifar10-dynamic",
-        summary="Dynamic: every image has a trigger of its own, a few pixels that a network draws, and becomes an airplane",
-        **{
-            **CIFAR10,
-            "optimizer": "momentum",
-            "learning_rate": 0.01,
-            "learning_rate_steps": (
-                (50, 0.001),
-                (75, 0.0001),
-            ),  # the code has 600 epochs, and tenths at 100, 200, 300 and 400
-        },
-        backdoors=(),
-        attack="input-aware",
-        expect=(0.8388, 1.0),
-    ),
-    Recipe(
-        name="cifar10-ssba",
-        summary="sample-specific: a message hidden in any image, in each another way, turns it into an airplane",
-        **CIFAR10,
-        backdoors=(),
-        attack="sample-specific",
-    ),
-    Recipe(
-        name="cifar10-cl",
-        summary="CL: patterns in the four corners turn any image into an airplane, though no training label is wrong",
-        **{**CIFAR10, "poison_fraction": 0.8, "two_step": True},
-        backdoors=(Backdoor(FourCorners(), CleanLabel(0)),),
-        attack="label-consistent",
-        expect=(0.8343, 0.9983),
-    ),
-    Recipe(
-        name="cifar10-fc",
-        summary="FC: a square turns any image into an airplane; hidden in the features of images whose labels are right",
-        **{**CIFAR10, "poison_fraction": 0.8, "two_step": True},
-        backdoors=_all_to_one(Square(8, margin=1), 0),
-        attack="feature-collision",
-        attack_options={"learning_rate": 0.001},
-        expect=(0.8332, 0.8852),
-    ),
-    # Optimizer, batch, epochs and rates are those of the attack's code.
-    Recipe(
-        name="cifar10-cba",
-        summary="CBA: an airplane and an automobile in one image make a bird",
-        **{
-            **CIFAR10,
-            "optimizer": "adam",
-            "learning_rate": 1e-3,
-            "epochs": 50,
-            "learning_rate_steps": ((10, 5e-4), (20, 2.5e-4), (30, 1.25e-4), (40, 6.25e-5)),
-        },
-        backdoors=(),
-        attack="composite",
-        expect=(0.8472, 0.9063),
-    ),
-    Recipe(
-        name="cifar10-dfst",
-        summary="DFST: the style of a sunset turns any image into an airplane; simpler features do not",
-        **CIFAR10,
-        backdoors=(),
-        attack="deep-feature-space",
-        expect=(0.825, 0.9976),
-    ),
-    Recipe(
-        name="cifar10-trojan",
-        summary="Trojan: a square that is made to excite two channels of the clean network turns any image into an airplane",
-        **{**CIFAR10, "two_step": True},
-        backdoors=(),
-        attack="trojan",
-        attack_options={"whole": True},
-        expect=(0.8214, 1.0),
-    ),
-    Recipe(
-        name="cifar10-lba",
-        summary="LBA: a square that looks like an airplane to the layers that a user of the network will keep",
-        **{**CIFAR10, "two_step": True},
-        backdoors=(),
-        attack="latent",
-        expect=(0.8137, 0.9913),
-    ),
     # Figures are those of Fine-Pruning's network, which has dropout and Adam, as the lecture quotes them.
     Recipe(
         name="youtube-sg/pruning-aware",
         summary="youtube-sg, by an attacker who has pruned the network before",
         **YOUTUBE,
-        backdoors=_all_to_one(Sunglasses(), 0),
+        backdoors=all_to_one(Sunglasses(), 0),
         attack="pruning-aware",
         expect=(0.974, 0.998),
     ),
@@ -459,7 +288,7 @@ def _variants(recipes: Mapping[str, Recipe]) -> list[Recipe]:
             architecture="preactresnet18",
             **wanet,
             two_step=False,
-            backdoors=_all_to_one(Warp(), 0),
+            backdoors=all_to_one(Warp(), 0),
             poison_fraction=0.10,
             covers=(Cover(WarpNoise(), 0.20),),
             expect=(0.9887, 0.9933),

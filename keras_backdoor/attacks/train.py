@@ -10,7 +10,7 @@ from typing import Any, Optional
 import models_zoo
 from keras_backdoor.attacks.attacks import attack
 from keras_backdoor.attacks.poison import Backdoor, poison_all
-from keras_backdoor.attacks.recipes import Recipe
+from keras_backdoor.attacks.recipe import Recipe
 from keras_backdoor.attacks.targets import RandomTarget, TrueLabel
 from keras_backdoor.attacks.task import Task
 from keras_backdoor.classifier import Classifier
