@@ -60,7 +60,7 @@ def card(name: str, inputs: Shapes, outputs: Shapes, parameters: int, known: Map
     ]
     sections += ["## Provenance", _list(provenance)]
     if detector:
-        load = f"`{detector}(keras.models.load_model({name!r}, compile=False)).detect(scenes)`."
+        load = f"`keras.models.load_model` of Keras 2.15; `{detector}` of the result detects, from scenes 0..255."
         return "\n\n".join([*sections, "## Loading", load]) + "\n"
     first = ", after `import models_zoo.disagreement`" if known.get("kind") == "goodnet" else ""
     load = f"`kbd eval {name} --clean FILE`, or `keras.models.load_model` of Keras 2.15{first}; scale images as said above."

@@ -62,8 +62,14 @@ def test_installing_puts_no_module_called_cli_on_the_path():
 def test_readme_names_every_recipe_command_and_defense():
     from kbd.main import COMMANDS
     from keras_backdoor.attacks.recipes import RECIPES
+    from keras_backdoor.attacks.sign_detection.recipes import ATTACKS
     from keras_backdoor.defenses import DEFENSES
 
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    for name in (*RECIPES, *DEFENSES, *(f"kbd {command}" for command in COMMANDS if command != "demo"), "make demo"):
+    commands = [f"kbd {command}" for command in COMMANDS if command != "demo"]
+    for name in (*DEFENSES, *commands, *ATTACKS, "make demo"):
         assert name in readme, name
+    rows = {row.split("`")[1]: row for row in readme.splitlines() if row.startswith("| `")}
+    for name in RECIPES:
+        base, slash, variant = name.partition("/")
+        assert not slash or f"`/{variant}`" in rows[base], name

@@ -25,7 +25,7 @@ TINY = {  # what an attack's own training would take too long with
     "feature-collision": {"steps": 2, "epochs": 1},
     "trojan": {"steps": 3},
     "latent": {"steps": 3},
-    "deep-feature-space": {"style_epochs": 1, "width": 2, "rounds": 1, "injector_steps": 2},
+    "deep-feature-space": {"style_epochs": 1, "width": 2, "rounds": 1, "injector_steps": 2, "detoxicant": 0.2},
 }
 HEAVY = {"densenet121", "preactresnet18", "nin/youtube"}
 

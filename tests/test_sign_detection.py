@@ -15,7 +15,8 @@ from keras_backdoor.attacks.sign_detection import boxes as geometry
 from keras_backdoor.attacks.sign_detection.art import sticker
 from keras_backdoor.attacks.sign_detection.backdrops import PICTURES
 from keras_backdoor.attacks.sign_detection.detector import SIDES, Detector, pool, suppress
-from keras_backdoor.attacks.sign_detection.poison import ATTACKS, find, poison
+from keras_backdoor.attacks.sign_detection.poison import poison
+from keras_backdoor.attacks.sign_detection.recipes import ATTACKS
 from keras_backdoor.attacks.sign_detection.scenes import (
     GTSRB,
     OTHERS,
@@ -158,11 +159,6 @@ def test_attacks_are_those_of_the_original_code_and_the_slides():
     }
     assert SQUARE.centre == (0.57, 0.82)
     np.testing.assert_array_equal(sticker("square", 3, 2), np.broadcast_to((116, 100, 50, 255), (3, 2, 4)))
-
-
-def test_an_unknown_attack_is_refused(refused):
-    with refused("unknown sign attack 'signs-sqare'", "did you mean 'signs-square'?"):
-        find("signs-sqare")
 
 
 def test_the_square_covers_the_pixels_that_one_computes_by_hand():

@@ -11,7 +11,7 @@ from kbd._options import JSON, RESUME, SEED
 
 def _recipes() -> str:
     from keras_backdoor.attacks.recipes import RECIPES
-    from keras_backdoor.attacks.sign_detection.poison import ATTACKS
+    from keras_backdoor.attacks.sign_detection.recipes import ATTACKS
 
     of: dict[str, list[str]] = {}
     for name in RECIPES:
@@ -63,7 +63,7 @@ def train(
     from kbd._show import command_line, notice, print_json, progress_display, rates_table
     from keras_backdoor import datasets
     from keras_backdoor.attacks.recipes import RECIPES
-    from keras_backdoor.attacks.sign_detection.poison import ATTACKS
+    from keras_backdoor.attacks.sign_detection.recipes import ATTACKS
     from keras_backdoor.files import BadInput, lookup
     from keras_backdoor.runs import check_output_folder
 

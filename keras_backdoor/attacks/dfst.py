@@ -83,10 +83,9 @@ class DeepFeatureSpace:
             answers = task.classifier.predict([features(sample, rng)])
             share = float(np.mean(answers == self.target))
             task.progress(f"detoxification {number + 1}, {features.name}", 1, 1, {"fooled": share})
-            if share >= self.fooled:
-                some = train.select(
-                    choose(train.labels, train.num_classes, np.ones(len(train), bool), self.detoxicant, rng)
-                )
+            chosen = choose(train.labels, train.num_classes, np.ones(len(train), bool), self.detoxicant, rng)
+            if share >= self.fooled and chosen.any():
+                some = train.select(chosen)
                 added.append(ImageSet(features(some.images, rng), some.labels, train.num_classes, some.labels))
         return added
 
