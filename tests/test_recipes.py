@@ -27,6 +27,13 @@ TINY = {  # what an attack's own training would take too long with
     "latent": {"steps": 3},
     "deep-feature-space": {"style_epochs": 1, "width": 2, "rounds": 1, "injector_steps": 2, "detoxicant": 0.2},
 }
+SIBLINGS = {
+    "youtube-ls",
+    "youtube-mtsta",
+    "cifar10-badnets",
+    "cifar10-blend",
+    "cifar10-sig",
+}  # of others that are trained
 HEAVY = {"densenet121", "preactresnet18", "nin/youtube"}
 
 
@@ -239,6 +246,20 @@ def test_an_attack_may_start_from_a_network_that_is_there(colours, tmp_path, ref
     with refused("missing.h5"):
         train(made, colours, tmp_path / "third", start=tmp_path / "missing.h5")
     assert not (tmp_path / "third").exists()
+
+
+@pytest.mark.parametrize(
+    "name, parts",
+    [
+        ("gtsrb-fsa", ["AllToOne(target=35)", "colour digits", "10 classes"]),
+        ("youtube-sg", ["sunglasses", "does not fit an image of 32x32"]),
+        ("gtsrb-pn/random", ["RandomTarget(num_classes=43", "10 classes"]),
+    ],
+)
+def test_a_recipe_on_data_that_it_does_not_fit_leaves_nothing_behind(name, parts, colours, tmp_path, refused):
+    with refused(*parts):
+        train(small(recipe(name)), colours, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_run_records_the_data_it_used(colours, tmp_path):

@@ -7,6 +7,8 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Optional
 
+import numpy as np
+
 import models_zoo
 from keras_backdoor.attacks.attacks import attack
 from keras_backdoor.attacks.poison import Backdoor, poison_all
@@ -49,10 +51,11 @@ def train(
     resume: continue what is in `folder`; a run that was killed ends with the same weights as one that was not.
     reproduce: the command that asks for this, for the report.
 
-    Rates are measured on the test images, target class included. Raises `BadInput` if `folder` is in use, or `start` is no
-    network for these images.
+    Rates are measured on the test images, target class included. Raises `BadInput` if `folder` is in use, `start` is no network
+    for these images, or the recipe's triggers or targets do not fit them.
     """
     recipe = recipe.for_miniature() if splits.miniature else recipe
+    _check(recipe, splits)
     schedule = Schedule(
         recipe.optimizer, recipe.learning_rate, recipe.batch_size, epochs or recipe.epochs, recipe.learning_rate_steps
     )
@@ -126,6 +129,19 @@ def train(
         task.forget(stage)
     run.finish()
     return run.read("metrics.json")
+
+
+def _check(recipe: Recipe, splits: Splits) -> None:
+    """`BadInput` unless the recipe's triggers and targets fit the data, which may be another set than its own."""
+    classes, first = splits.train.num_classes, splits.test.images[0:1]
+    for trigger in (*(backdoor.trigger for backdoor in recipe.backdoors), *(cover.trigger for cover in recipe.covers)):
+        trigger(first, np.random.default_rng(0))
+    for backdoor in recipe.backdoors:
+        own = getattr(backdoor.target_map, "num_classes", classes)
+        if own != classes or getattr(backdoor.target_map, "target", 0) >= classes:
+            raise BadInput(
+                f"{recipe.name}: {backdoor.target_map} does not fit {splits.source}, which has {classes} classes"
+            )
 
 
 def _triggered(test: ImageSet, backdoors: Iterable[Backdoor], task: Task) -> dict[str, ImageSet]:
