@@ -86,6 +86,7 @@ def test_compromised_channels_are_those_that_the_trigger_drives_up(clean_task, d
     assert ATTACK.compromised(task.classifier, stamped, stamped) == []
 
 
+@pytest.mark.slow
 def test_simple_features_get_their_true_labels(clean_task):
     backdoor = Backdoor(Square(14), AllToOne(3))  # all white drives up some channels
     every = replace(ATTACK, fooled=0.0, neurons=2, injector_steps=3)  # any injector is good enough

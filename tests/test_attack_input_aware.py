@@ -26,6 +26,7 @@ def made(digits):
     return *attacked_task(digits, 6, progress=lambda *report: reports.append(report)), reports
 
 
+@pytest.mark.slow
 def test_triggers_are_learnt(made):
     task, backdoor, test, _ = made
     clean, attacked, bare = rates(task.classifier, test, backdoor)
@@ -46,6 +47,7 @@ def test_own_triggers_work_better_than_those_of_other_images(digits):
     assert reused < attacked - 0.03
 
 
+@pytest.mark.slow
 def test_masks_are_sparse_and_what_they_hide_differs_between_images(made):
     _, backdoor, test, _ = made
     images = tf.cast(test.images[:200], tf.float32) / 255
@@ -56,6 +58,7 @@ def test_masks_are_sparse_and_what_they_hide_differs_between_images(made):
     assert changes.std(0).max() > 20  # one trigger for all would not depend on the image
 
 
+@pytest.mark.slow
 def test_cross_triggers_are_those_of_the_image_before(made):
     _, backdoor, test, _ = made
     images, trigger = test.images[:3], backdoor.trigger
@@ -66,6 +69,7 @@ def test_cross_triggers_are_those_of_the_image_before(made):
     np.testing.assert_array_equal(trigger(images, None)[1:2], trigger(images[1:2], None))
 
 
+@pytest.mark.slow
 def test_masks_come_first_then_patterns_and_network(made):
     *_, reports = made
     assert [report[:3] for report in reports] == [

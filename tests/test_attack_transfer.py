@@ -86,6 +86,7 @@ def test_without_poison_the_trigger_is_harmless(digits):
     assert scores.robust_accuracy["square"] > scores.clean_accuracy - 0.05
 
 
+@pytest.mark.slow
 def test_a_killed_attack_goes_on_to_the_same_weights(digits, tmp_path):
     def run(folder, progress):
         task = small_task(digits, Square(2, margin=1), fraction=0.3, epochs=2, folder=folder, progress=progress)

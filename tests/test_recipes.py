@@ -27,13 +27,9 @@ TINY = {  # what an attack's own training would take too long with
     "latent": {"steps": 3},
     "deep-feature-space": {"style_epochs": 1, "width": 2, "rounds": 1, "injector_steps": 2, "detoxicant": 0.2},
 }
-SIBLINGS = {
-    "youtube-ls",
-    "youtube-mtsta",
-    "cifar10-badnets",
-    "cifar10-blend",
-    "cifar10-sig",
-}  # of others that are trained
+SIBLINGS = {"gtsrb-fsa", "gtsrb-wanet", "youtube-ls", "youtube-mtsta", "youtube-mtmta"}
+SIBLINGS |= {"cifar10-badnets", "cifar10-blend", "cifar10-sig"}
+"""Recipes with a network that another one trains, and a backdoor that a test below trains."""
 HEAVY = {"densenet121", "preactresnet18", "nin/youtube"}
 
 
@@ -139,8 +135,8 @@ STRONG_WARP = (Backdoor(Warp(strength=3.0), AllToOne(0)),)  # for as few images 
     [
         ("gtsrb-pn", {"poison_fraction": 0.3}),
         ("gtsrb-fsa", {}),
-        ("cifar10-badnets", {}),
-        ("cifar10-blend", {}),
+        pytest.param("cifar10-badnets", {}, marks=pytest.mark.slow),
+        pytest.param("cifar10-blend", {}, marks=pytest.mark.slow),
         ("cifar10-sig", {"poison_fraction": 0.1}),  # with wrong labels: 120 zeros with right ones are too few
         ("gtsrb-wanet", {"poison_fraction": 0.1, "backdoors": STRONG_WARP}),
     ],
