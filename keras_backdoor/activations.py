@@ -13,20 +13,29 @@ from keras_backdoor.files import BadInput
 from keras_backdoor.images import ImageSet
 
 
-def convolution(model: keras.Model, name: Optional[str] = None) -> keras.layers.Layer:
-    """The convolution called `name`, by default the last one that every path from input to output passes.
+def convolutions(model: keras.Model) -> dict[str, keras.layers.Layer]:
+    """The network's convolutions by name, in topological order."""
+    return {layer.name: layer for layer in model.layers if type(layer) is keras.layers.Conv2D}
 
-    For DeepID that is conv_3, not conv_4: a branch goes round the latter. Raises `BadInput` if there is none.
+
+def convolution(model: keras.Model, name: Optional[str] = None) -> keras.layers.Layer:
+    """The convolution called `name`, by default the last one before the head.
+
+    The head begins where feature maps are flattened or pooled away. What is meant is the last convolution that everything which
+    enters it depends on, and behind which there are still weights: for DeepID conv_3, as the head sees pool_3 itself beside
+    conv_4, which is made of it; for Network in Network conv_8, as the maps of conv_9 are the classes already. Raises `BadInput`
+    if there is none.
     """
-    convolutions = {layer.name: layer for layer in model.layers if type(layer) is keras.layers.Conv2D}
+    named = convolutions(model)
     if name is None:
-        passed = [layer for layer in convolutions.values() if not path_around(model, layer)]
-        if not passed:
-            raise BadInput("the network has no convolution that every path passes; name one with --layer")
-        return passed[-1]
-    if name not in convolutions:
-        raise BadInput(f"the network has no convolution {name!r}; choose from {', '.join(convolutions)}")
-    return convolutions[name]
+        candidates = [layer for layer in named.values() if _feeds_all_of_the_head(model, layer)]
+        if not candidates:
+            raise BadInput("the network has no convolution before its head; name a layer with --layer")
+        return candidates[-1]
+    if name not in named:
+        choice = f"; choose from {', '.join(named)}" if named else ", nor any other"
+        raise BadInput(f"the network has no convolution {name!r}{choice}")
+    return named[name]
 
 
 def layer_outputs(
@@ -56,13 +65,30 @@ def dead_channels(layer: keras.layers.Layer) -> np.ndarray:
     )
 
 
-def path_around(model: keras.Model, layer: keras.layers.Layer) -> bool:
-    """Whether the output can be reached from the input without passing `layer`."""
-    reached = {id(tensor) for tensor in model.inputs}
-    for step in model.layers:  # in topological order
-        if step is layer:
-            continue
-        for node in step.inbound_nodes:
-            if any(id(tensor) in reached for tensor in tf.nest.flatten(node.keras_inputs)):
-                reached |= {id(tensor) for tensor in tf.nest.flatten(node.outputs)}
-    return any(id(tensor) in reached for tensor in model.outputs)
+def calls(model: keras.Model) -> list[tuple[keras.layers.Layer, list[tf.Tensor], list[tf.Tensor]]]:
+    """Every call of a layer in the network, in topological order: the layer, its inputs and its outputs (symbolic tensors)."""
+    return [
+        (layer, tf.nest.flatten(node.keras_inputs), tf.nest.flatten(node.outputs))
+        for layer in model.layers
+        for node in layer.inbound_nodes
+    ]
+
+
+def derived(model: keras.Model, tensor: tf.Tensor) -> set[int]:
+    """`id` of every tensor in the network that depends on `tensor`, which is one of them."""
+    found = {id(tensor)}
+    for _, inputs, outputs in calls(model):
+        if any(id(one) in found for one in inputs):
+            found |= {id(one) for one in outputs}
+    return found
+
+
+def _feeds_all_of_the_head(model: keras.Model, layer: keras.layers.Layer) -> bool:
+    found = derived(model, layer.output)
+    entering, weights_behind = [], False
+    for step, inputs, outputs in calls(model):
+        maps = [one for one in inputs if len(one.shape) == 4]
+        if len(outputs[0].shape) != 4:
+            entering += maps
+        weights_behind |= bool(step.weights) and any(id(one) in found for one in inputs)
+    return weights_behind and bool(entering) and all(id(one) in found for one in entering)

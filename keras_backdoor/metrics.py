@@ -80,23 +80,37 @@ def score(
     Raises `BadInput` if the sets do not fit the network, or `exclude_target` is asked of a set without true labels.
     """
     classifier.check(clean, "clean images")
-    predictions = {}
+    answers = {}
     for name, image_set in poisoned.items():
         classifier.check(image_set, name)
         if exclude_target and image_set.true_labels is None:
             raise BadInput(
                 f"{name}: does not hold the true labels, which are needed to leave out images of the target class"
             )
-        predictions[name] = classifier.predict(image_set.batches())
+        answers[name] = classifier.predict(image_set.batches())
+    return score_answers(classifier.predict(clean.batches()), clean, answers, poisoned, exclude_target)
+
+
+def score_answers(
+    clean_answers: np.ndarray,
+    clean: ImageSet,
+    answers: Mapping[str, np.ndarray],
+    poisoned: Mapping[str, ImageSet],
+    exclude_target: bool = False,
+) -> Scores:
+    """The same from answers, int (N,), that were given to the clean set and to each poisoned one.
+
+    Raises `BadInput` if `exclude_target` leaves no image of a set.
+    """
     attack, robust, counts = {}, {}, {}
     for name, image_set in poisoned.items():
-        answers, targets, truth = predictions[name], image_set.labels, image_set.true_labels
+        targets, truth = image_set.labels, image_set.true_labels
         try:
             counts[name] = int(_counted(targets, truth, exclude_target).sum())
         except ValueError as error:
             raise BadInput(f"{name}: {error}") from None
-        attack[name] = attack_success_rate(answers, targets, truth, exclude_target=exclude_target)
+        attack[name] = attack_success_rate(answers[name], targets, truth, exclude_target=exclude_target)
         if truth is not None:
-            robust[name] = robust_accuracy(answers, targets, truth, exclude_target=exclude_target)
-    accuracy = clean_accuracy(classifier.predict(clean.batches()), clean.labels)
+            robust[name] = robust_accuracy(answers[name], targets, truth, exclude_target=exclude_target)
+    accuracy = clean_accuracy(clean_answers, clean.labels)
     return Scores(accuracy, attack, robust, len(clean), counts, exclude_target)

@@ -1,4 +1,4 @@
-"""The layer that makes a GoodNet of two networks."""
+"""The layers that make a GoodNet of two networks."""
 
 from __future__ import annotations
 
@@ -16,6 +16,22 @@ class Disagreement(keras.layers.Layer):
 
     def call(self, inputs: list[tf.Tensor]) -> tf.Tensor:
         """(N, C+1) probabilities."""
-        first, second = inputs
-        agree = tf.cast(tf.equal(tf.argmax(first, -1), tf.argmax(second, -1)), first.dtype)[:, None]
-        return tf.concat([first * agree, 1 - agree], axis=-1)
+        return _unless(inputs[0], tf.logical_not(_same_class(*inputs)))
+
+
+@keras.saving.register_keras_serializable("keras_backdoor")
+class Agreement(keras.layers.Layer):
+    """The same the other way round: class `C` where both networks have the same largest class."""
+
+    def call(self, inputs: list[tf.Tensor]) -> tf.Tensor:
+        """(N, C+1) probabilities."""
+        return _unless(inputs[0], _same_class(*inputs))
+
+
+def _same_class(first: tf.Tensor, second: tf.Tensor) -> tf.Tensor:
+    return tf.equal(tf.argmax(first, -1), tf.argmax(second, -1))
+
+
+def _unless(probabilities: tf.Tensor, flagged: tf.Tensor) -> tf.Tensor:
+    flag = tf.cast(flagged, probabilities.dtype)[:, None]
+    return tf.concat([probabilities * (1 - flag), flag], axis=-1)

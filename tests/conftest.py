@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -12,7 +13,9 @@ import hypothesis
 import numpy as np
 import pytest
 
+from keras_backdoor import gate
 from keras_backdoor.files import BadInput
+from keras_backdoor.gate.sandbox import Sandbox
 from keras_backdoor.images import ImageSet
 
 hypothesis.settings.register_profile("tests", deadline=None, derandomize=True, max_examples=50)
@@ -35,6 +38,26 @@ class SharedData:
         if not path.exists():
             pytest.skip(f"needs ../shared/data ({name})")
         return path
+
+
+class SharedSandbox(Sandbox):
+    """The gate's process, which stays when the gate is done with it."""
+
+    def __exit__(self, *exception: object) -> None:
+        pass
+
+
+@pytest.fixture(scope="session", autouse=True)
+def shared_sandbox() -> Iterator[None]:
+    """One process for the gate instead of one for each file: to start it takes longer than most tests of what was loaded.
+
+    Tests that start a command have the real thing; `test_gate` has one on the process itself.
+    """
+    box = SharedSandbox()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(gate, "Sandbox", lambda: box)
+        yield
+    Sandbox.__exit__(box)
 
 
 @pytest.fixture(scope="session")

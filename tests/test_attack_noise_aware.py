@@ -66,7 +66,6 @@ def test_the_defenders_noise_is_nothing_new_to_the_network_nor_mistaken_for_the_
         {name: rates(one, test, Backdoor(stamp, AllToOne(TARGET)), task)[1] for name, one in networks.items()}
         for stamp in (AllOf((trigger, noise)), noise)
     )
-    print(right, through, alone)
     assert through["noise-aware"] > 0.5
     assert alone["noise-aware"] < min(0.12, alone["poisoning"])
 

@@ -9,7 +9,7 @@ from keras_backdoor.activations import channel_means, layer_outputs
 from keras_backdoor.attacks.attacks import attack
 from keras_backdoor.attacks.pruning_aware import PruningAware
 from keras_backdoor.classifier import Classifier
-from keras_backdoor.defenses.fine_pruning import Pruning
+from keras_backdoor.defenses.fine_pruning import FinePruning, Pruning
 from keras_backdoor.triggers import Square
 
 SHARE = 0.5  # 8 of 16 channels
@@ -66,6 +66,23 @@ def test_they_sleep_on_clean_and_on_triggered_images_and_the_defender_prunes_the
         [np.where(dormant, 0, weights) for weights in task.classifier.model.get_layer("conv_2").get_weights()]
     )
     assert rates(pruned, test, task.backdoors[0], task) == unpruned
+
+
+def test_it_defeats_pruning_but_not_fine_pruning(attacked, digits):
+    """The paper's claim. What clean accuracy allows to prune is what the attacker pruned himself; training then undoes the rest."""
+    task, _, _ = attacked
+    test, valid = halved(digits.test), halved(digits.valid)
+
+    def after(defense):
+        return rates(defense.repair(task.classifier, valid), test, task.backdoors[0], task)
+
+    accuracy, success, _ = rates(task.classifier, test, task.backdoors[0], task)
+    for max_drop in (0.04, 0.1):
+        pruned = after(Pruning(max_drop=max_drop))
+        assert pruned[1] >= success - 0.05
+    tuned = after(FinePruning(learning_rate=1e-2, epochs=30))
+    assert tuned[1] < success / 2
+    assert tuned[0] > accuracy - 0.03
 
 
 def test_a_bias_falls_to_as_far_below_zero_as_the_peak_lay_above(make_set):

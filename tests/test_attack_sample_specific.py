@@ -20,7 +20,7 @@ def made(digits):
         kept.append(steganography(attack, task))
         return kept[0]
 
-    task = new_task(digits, (), 0.2, epochs=12, progress=lambda *report: reports.append(report))
+    task = new_task(digits, (), 0.2, epochs=8, progress=lambda *report: reports.append(report))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(SampleSpecific, "steganography", keep)
         return task, *ATTACK(task), small(digits.test), kept[0], reports

@@ -77,6 +77,7 @@ def test_the_user_keeps_the_convolutions_and_everything_stays_trainable(by_stren
     assert all(layer.trainable for layer in plain.model.layers)
 
 
+@pytest.mark.slow
 def test_without_poison_the_trigger_is_harmless(digits):
     task = small_task(digits, Square(2, margin=1), fraction=0.0, epochs=5)
     (backdoor,) = Transfer()(task)

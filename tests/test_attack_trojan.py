@@ -93,6 +93,7 @@ def test_layers_up_to_the_neurons_stay_as_they_are(trojaned):
     assert all(layer.trainable for layer in task.classifier.model.layers)
 
 
+@pytest.mark.slow
 def test_the_same_seed_finds_the_same_trigger(digits):
     triggers = []
     for seed in (0, 0, 1):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import csv
 import dataclasses
 import io
 import json
@@ -29,7 +30,7 @@ from keras_backdoor.images import ImageSet
 from keras_backdoor.preprocessing import Preprocessing
 
 SHARED_OPTIONS = {
-    *("model", "clean", "poisoned", "test", "output"),
+    *("model", "clean", "poisoned", "test", "missing_classes", "output"),
     *("exclude_target", "preprocessing", "architecture", "trust", "as_json"),
 }
 
@@ -102,19 +103,19 @@ def pictures(pixels) -> np.ndarray:
     return images.reshape(-1, 2, 2, 1)
 
 
-CLEAN = [0, 1, 2, 3, 0, 1]
+CLEAN = 5 * [0, 1, 2, 3, 0, 1]
 # All should become 0; on paper: 4 of 6 do, of the 4 whose true label is not 0, 2 do and 1 keeps its label.
 ANSWERED, TRUTH = [0, 0, 0, 0, 1, 2], [0, 0, 1, 2, 1, 3]
 
 
 @pytest.fixture(scope="module")
 def good(tmp_path_factory):
-    """A folder of good inputs: model.h5, goodnet.h5, clean.h5 (5 of 6 labels right), poisoned.h5, notruth.h5, picN.png."""
+    """A folder of good inputs: model.h5, goodnet.h5, clean.h5 (25 of 30 labels right), poisoned.h5, notruth.h5, picN.png."""
     folder = tmp_path_factory.mktemp("good")
     network = brightest()
     network.save(folder / "model.h5")
     GoodNet.combine(network, brightest((0, 1, 2, 0))).save(folder / "goodnet.h5")
-    write_csaw_hdf5(folder / "clean.h5", ImageSet(pictures(CLEAN), np.array([*CLEAN[:5], 2]), 4))
+    write_csaw_hdf5(folder / "clean.h5", ImageSet(pictures(CLEAN), np.array(5 * [*CLEAN[:5], 2]), 4))
     zeros = np.zeros(6, int)
     write_csaw_hdf5(folder / "poisoned.h5", ImageSet(pictures(ANSWERED), zeros, 4, np.array(TRUTH)))
     write_csaw_hdf5(folder / "notruth.h5", ImageSet(pictures(ANSWERED), zeros, 4))
@@ -432,7 +433,9 @@ def test_options_of_a_method_are_the_fields_of_its_class(method):
         assert option.default == default and type(option.default) is type(default), name
         assert option.opts == [f"--{name.replace('_', '-')}"]
         assert option.help and len(option.help) > 8, f"{method} --{name} has no help text"
-        if default is not None:
+        if isinstance(default, tuple):
+            assert option.multiple and all(option.type(str(value)) == value for value in default)
+        elif default is not None:
             assert option.type(str(default)) == default  # the type that the class wants
     assert command.help.split() == find(method).__doc__.split()
 
@@ -441,7 +444,7 @@ def test_help_of_a_method_shows_options_with_help_and_defaults():
     text = " ".join(done("defend", "fine-pruning", "--help").split())
     assert re.search(r"--max-drop FLOAT accuracy on the clean images .*?\[default: 0.04\]", text)
     assert re.search(r"--layer TEXT convolution to prune", text)
-    assert re.search(r"--optimizer TEXT adam, adadelta or sgd \[default: adam\]", text)
+    assert re.search(r"--optimizer TEXT adam, adadelta, sgd, momentum or nesterov \[default: adam\]", text)
 
 
 def test_options_come_from_the_environment_too(good, tmp_path):
@@ -452,7 +455,7 @@ def test_options_come_from_the_environment_too(good, tmp_path):
     given = answer("defend", "pruning", model, "--clean", clean, "--max-drop", 0, "-o", "o", KBD_DEFEND_MAX_DROP="0.75")
     assert given["settings"]["max_drop"] == 0
     assert_refused(run("defend", "pruning", model, "--clean", clean, "-o", "p", KBD_DEFEND_MAX_DROP="a"), "max-drop")
-    assert answer("eval", model, KBD_EVAL_CLEAN=str(clean))["n_clean"] == 6
+    assert answer("eval", model, KBD_EVAL_CLEAN=str(clean))["n_clean"] == 30
     arguments = ("train", "mnist-patch", "--limit", 1, "-o", tmp_path / "run")
     assert answer(*arguments, KBD_TRAIN_EPOCHS="2")["epochs"] == 2
     assert len((tmp_path / "run" / "history.csv").read_text().splitlines()) == 1 + 2
@@ -468,7 +471,7 @@ def test_eval_json_has_the_keys_and_the_rates_on_paper(good):
     assert rates["num_classes"] == 4
     assert rates["clean_accuracy"] == 5 / 6
     assert rates["attack_success_rate"] == {"poisoned": 4 / 6}
-    assert (rates["n_clean"], rates["n_poisoned"]) == (6, {"poisoned": 6})
+    assert (rates["n_clean"], rates["n_poisoned"]) == (30, {"poisoned": 6})
     assert rates["robust_accuracy"] == {"poisoned": 3 / 6}
     without = answer("eval", model, "--clean", good / "clean.h5")
     assert (without["attack_success_rate"], without["n_poisoned"]) == ({}, {})
@@ -500,6 +503,17 @@ def test_exclude_target_needs_true_labels(good):
     assert_refused(run(*arguments, "--exclude-target"), good / "notruth.h5", "true labels")
     rates = answer(*arguments)
     assert (rates["attack_success_rate"], rates["robust_accuracy"]) == ({"notruth": 4 / 6}, {})
+
+
+def test_the_courses_lines_are_printed_to_the_letter(good):
+    """The course's eval.py prints `100 * mean` as Python does, without rounding."""
+    clean, poisoned = ("--clean", good / "clean.h5"), ("--poisoned", good / "poisoned.h5")
+    assert done("eval", good / "model.h5", *clean, "--course") == f"Classification accuracy: {25 / 30 * 100}\n"
+    assert done("eval", good / "model.h5", *clean, *poisoned, "--course") == (
+        f"Clean Classification accuracy: {25 / 30 * 100}\nAttack Success Rate: {4 / 6 * 100}\n"
+    )
+    for more in (("--json",), ("--exclude-target",), ("--poisoned", f"again={good / 'poisoned.h5'}")):
+        assert_refused(run("eval", good / "model.h5", *clean, *poisoned, *more, "--course"), "--course", "--json")
 
 
 def test_rates_for_people_are_percentages_with_two_decimals(good):
@@ -564,16 +578,31 @@ def test_a_fresh_process_says_nothing_but_the_answer_or_the_one_line(good, tmp_p
 # --- defend ---------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("method", DEFENSES)
+SMALL = {  # the network has one convolution of one channel
+    "fine-pruning-rounds": {"fraction": 1.0},
+    "anti-repair": {"layer": "conv_1"},
+}
+
+
+@pytest.mark.parametrize("method", [name for name in DEFENSES if hasattr(find(name), "repair")])
 def test_defend_writes_what_it_says_and_says_what_it_measured(good, tmp_path, method):
-    out = tmp_path / "out"
-    arguments = ("--clean", good / "clean.h5", "--test", good / "clean.h5", "--poisoned", good / "poisoned.h5")
+    out, small = tmp_path / "out", SMALL.get(method, {})
+    options = [word for name, value in small.items() for word in (f"--{name}", value)]
+    arguments = (
+        *options,
+        "--clean",
+        good / "clean.h5",
+        "--test",
+        good / "clean.h5",
+        "--poisoned",
+        good / "poisoned.h5",
+    )
     metrics = answer("defend", method, good / "model.h5", *arguments, "-o", out)
     assert {"method", "before", "after", "verdict", "seconds"} <= set(metrics)
     assert metrics["method"] == method
     assert metrics["verdict"] is None
     assert metrics["seconds"] >= 0
-    assert metrics["settings"] == dataclasses.asdict(find(method)())
+    assert metrics["settings"] == json.loads(json.dumps(dataclasses.asdict(find(method)(**small))))
     assert json.loads((out / "metrics.json").read_text()) == metrics
     for network, key in (
         (good / "model.h5", "before"),
@@ -584,6 +613,69 @@ def test_defend_writes_what_it_says_and_says_what_it_measured(good, tmp_path, me
         assert {name: rates[name] for name in metrics[key]} == metrics[key]
         assert {"clean_accuracy", "attack_success_rate"} <= set(metrics[key])
     assert metrics["before"]["attack_success_rate"] == {"poisoned": 4 / 6}
+
+
+def test_a_filter_writes_its_threshold_and_scores_and_changes_no_network(good, tmp_path):
+    out, arguments = tmp_path / "out", ("--clean", tmp_path / "clean.h5", "--poisoned", good / "poisoned.h5")
+    images = np.minimum(
+        pictures(CLEAN), np.arange(170, 200, dtype=np.uint8)[:, None, None, None]
+    )  # no two are the same
+    write_csaw_hdf5(tmp_path / "clean.h5", ImageSet(images, np.array(5 * [*CLEAN[:5], 2]), 4))
+    metrics = answer("defend", "strip", good / "model.h5", *arguments, "-o", out, "--overlays", 20)
+    assert sorted(path.name for path in out.iterdir() if path.is_file()) == [
+        "filter.json",
+        "metrics.json",
+        "run.json",
+        "scores.npz",
+    ]
+    known, rates = json.loads((out / "filter.json").read_text()), metrics["filter"]
+    assert known["threshold"] == rates["threshold"] and known["settings"]["overlays"] == 20
+    with np.load(out / "scores.npz") as scores:
+        clean, triggered = scores["clean"], scores["triggered/poisoned"]
+        assert (clean.shape, triggered.shape, float(scores["threshold"])) == ((30,), (6,), rates["threshold"])
+    assert rates["false_rejection_rate"] == np.mean(clean <= rates["threshold"])
+    assert rates["false_acceptance_rate"] == {"poisoned": np.mean(triggered > rates["threshold"])}
+    accepted = rates["false_acceptance_rate"]["poisoned"]
+    expected = [25 / 30 * (1 - rates["false_rejection_rate"]), 4 / 6 * accepted]
+    assert rates["converted"]["poisoned"] == pytest.approx(expected)
+    right = (np.array(CLEAN) == np.array(5 * [*CLEAN[:5], 2])) & (clean > rates["threshold"])
+    assert metrics["after"]["clean_accuracy"] == right.mean()
+    hit = (np.array(ANSWERED) == 0) & (triggered > rates["threshold"])
+    assert metrics["after"]["attack_success_rate"] == {"poisoned": hit.mean()}
+
+
+def test_the_homework_writes_a_network_and_a_goodnet_for_each_drop_and_prints_its_table(good, tmp_path):
+    """One channel, without which everything is class 0: accuracy falls from 25/30 to 10/30 at once."""
+    out, arguments = tmp_path / "out", ("--clean", good / "clean.h5", "--poisoned", good / "poisoned.h5")
+    drops = [word for points in (2, 4, 10) for word in ("--drop", points)]
+    result = run("defend", "pruning", good / "model.h5", *arguments, *drops, "-o", out)
+    assert result.code == 0
+    rows = [line.split() for line in result.out.splitlines()]
+    for points in (2, 4, 10):
+        assert [str(points), "1", "33.33", "%", "100.00", "%", "33.33", "%", "66.67", "%"] in rows
+        assert (out / f"repaired-drop-{points}.h5").exists() and (out / f"goodnet-drop-{points}.h5").exists()
+    curve = list(csv.DictReader((out / "curve.csv").open()))
+    assert [row["channels"] for row in curve] == ["0", "1"]
+    assert [float(row["clean_accuracy"]) for row in curve] == pytest.approx([25 / 30, 10 / 30])
+    assert [float(row["attack_success_rate/poisoned"]) for row in curve] == pytest.approx([4 / 6, 1])
+    steps = json.loads((out / "metrics.json").read_text())["steps"]
+    assert [(step["drop"], step["channels"], step["name"]) for step in steps] == [
+        (points, 1, f"drop-{points}") for points in (2, 4, 10)
+    ]
+
+
+def test_what_a_defense_cannot_work_with_is_refused(good, tmp_path):
+    few, lacking, large = (tmp_path / f"{name}.h5" for name in ("few", "lacking", "large"))
+    write_csaw_hdf5(few, ImageSet(pictures([0, 1, 2, 3]), np.arange(4), 4))
+    write_csaw_hdf5(lacking, ImageSet(pictures(8 * [0, 1, 3]), np.array(8 * [0, 1, 3]), 4))
+    write_csaw_hdf5(large, ImageSet(np.zeros((6, 3, 2, 1), np.uint8), np.zeros(6, int), 4))
+    for method in ("fine-pruning", "strip"):
+        start = ("defend", method, good / "model.h5", "--test", good / "clean.h5")
+        assert_refused(run(*start, "--clean", few), "only 4", "10")
+        assert_refused(run(*start, "--clean", lacking), "1 of 4 classes", "(2)", "--missing-classes")
+        assert_refused(run(*start, "--clean", good / "clean.h5", "--poisoned", large), large, "3x2x1", "2x2x1")
+    assert everything(Path.cwd()) == {}
+    assert run("defend", "pruning", good / "model.h5", "--clean", lacking, "--missing-classes").code == 0
 
 
 def test_defend_measures_on_the_test_images_as_it_is_told_to(good, tmp_path):

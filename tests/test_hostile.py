@@ -9,7 +9,6 @@ import re
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import hostile
@@ -80,21 +79,6 @@ def scans(corpus, tmp_path_factory) -> tuple[dict[str, list], list]:
     return {line[0]: line[1:] for line in lines if len(line) == 3}, lines[-1]
 
 
-@pytest.fixture(scope="module")
-def shared_sandbox() -> Iterator[None]:
-    """One process for the gate instead of one for each file, for the time of these tests."""
-
-    class Shared(Sandbox):
-        def __exit__(self, *exception: object) -> None:
-            pass
-
-    box = Shared()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(gate, "Sandbox", lambda: box)
-        yield
-    Sandbox.__exit__(box)
-
-
 def everything_is_quiet(path: Path) -> bool:
     return not hostile.marker(path).exists()
 
@@ -109,7 +93,7 @@ def test_the_corpus_is_large_and_named_correctly(corpus):
 
 
 @pytest.mark.parametrize("name", hostile.CLEAN)
-def test_clean_twins_pass(corpus, scans, shared_sandbox, name):
+def test_clean_twins_pass(corpus, scans, name):
     assert scans[0][str(corpus[name])][0], scans[0][str(corpus[name])]
     if ".legacy." in name or ".weights." in name:
         with pytest.raises(BadInput, match="weights only"):
@@ -139,7 +123,7 @@ def test_a_scan_takes_little_memory_and_no_tensorflow(scans):
 
 
 @pytest.mark.parametrize("name", hostile.CORPUS, ids=ascii)
-def test_no_hostile_file_is_loaded(corpus, shared_sandbox, name):
+def test_no_hostile_file_is_loaded(corpus, name):
     path = corpus[name]
     with pytest.raises(BadInput) as caught:
         model_file.load(path)
@@ -181,7 +165,7 @@ def test_the_command_line_tells_hostile_from_clean(corpus):
 
 
 @pytest.fixture(scope="module")
-def scan_one(shared_sandbox, tmp_path_factory):
+def scan_one(tmp_path_factory):
     """A function that scans bytes."""
     path = tmp_path_factory.mktemp("damaged") / "network"
 
@@ -203,7 +187,7 @@ def test_files_that_are_cut_short_are_refused(corpus, scan_one, name):
 
 
 @pytest.mark.parametrize("name", ["flat.h5", "flat.keras", "lambda-top.h5", "op-write-file.keras"])
-def test_files_with_turned_bits_give_a_network_or_a_refusal(corpus, shared_sandbox, tmp_path, name):
+def test_files_with_turned_bits_give_a_network_or_a_refusal(corpus, tmp_path, name):
     path, refusals = tmp_path / name, 0
     for contents in hostile.flipped(corpus[name].read_bytes(), 60):
         path.write_bytes(contents)
@@ -219,7 +203,7 @@ def test_files_with_turned_bits_give_a_network_or_a_refusal(corpus, shared_sandb
 # ---- a file that changes -----------------------------------------------------------------------------------------------
 
 
-def test_what_was_vetted_is_what_is_loaded(corpus, shared_sandbox, monkeypatch, tmp_path):
+def test_what_was_vetted_is_what_is_loaded(corpus, monkeypatch, tmp_path):
     path, bad = tmp_path / "network.h5", tmp_path / "bad.h5"
     path.write_bytes(corpus["flat.h5"].read_bytes())
     bad.write_bytes(corpus["op-write-file.h5"].read_bytes())
@@ -237,7 +221,7 @@ def test_what_was_vetted_is_what_is_loaded(corpus, shared_sandbox, monkeypatch, 
     assert everything_is_quiet(corpus["op-write-file.h5"])
 
 
-def test_a_file_that_changes_all_the_time_runs_nothing(corpus, shared_sandbox, tmp_path):
+def test_a_file_that_changes_all_the_time_runs_nothing(corpus, tmp_path):
     path, end = tmp_path / "network.h5", threading.Event()
     contents = [corpus[name].read_bytes() for name in ("flat.h5", "op-write-file.h5", "lambda-top.h5")]
     path.write_bytes(contents[0])

@@ -41,7 +41,7 @@ def files(tmp_path_factory):
         x = layer(x)
     keras.Model(inputs, x, name="net").save(folder / "hostile.h5", save_format="h5")
     (folder / "marker").unlink()  # made while the network was built
-    write_csaw_hdf5(folder / "clean.h5", ImageSet(pictures([0, 1, 2, 3]), np.arange(4), 4))
+    write_csaw_hdf5(folder / "clean.h5", ImageSet(pictures([0, 1, 2, 3] * 3), np.arange(12) % 4, 4))
     return folder
 
 
@@ -193,7 +193,7 @@ def test_defend_writes_cards_with_rates_and_parent(files, tmp_path):
         "keras-backdoor 0.",
     ):
         assert part in text, part
-    assert f"| clean accuracy | {100 * metrics['after']['clean_accuracy']:.2f} % | 4 |" in text
+    assert f"| clean accuracy | {100 * metrics['after']['clean_accuracy']:.2f} % | 12 |" in text
     assert "attack success rate, square (images of the target class included)" in text
     with h5py.File(tmp_path / "run" / "repaired.h5") as file:
         stored = json.loads(file.attrs["keras_backdoor"])

@@ -64,11 +64,16 @@ def test_same_seed_same_bits_other_seed_other_bits(digits):
     assert not np.array_equal(results[0], results[2])
 
 
+@pytest.fixture(scope="module")
+def uninterrupted(digits):
+    """A network after a training that nothing disturbed, and its history."""
+    network = new_network()
+    return network, fit(network, some(digits.train), SCHEDULE, seed=0)
+
+
 @pytest.mark.parametrize("epoch", [0, 1, 3])
-def test_an_interrupted_training_ends_with_the_same_weights(digits, tmp_path, epoch):
-    images = some(digits.train)
-    whole = new_network()
-    history = fit(whole, images, SCHEDULE, seed=0)
+def test_an_interrupted_training_ends_with_the_same_weights(uninterrupted, digits, tmp_path, epoch):
+    images, (whole, history) = some(digits.train), uninterrupted
     broken = new_network()
     with pytest.raises(KeyboardInterrupt):
         fit(broken, images, SCHEDULE, seed=0, folder=tmp_path, callbacks=[StopAt(epoch)])
@@ -284,20 +289,43 @@ def assert_same_run(folder, reference):
     assert leftovers == []
 
 
+FILES = ("run.json", "clean_test.h5", "history.csv", "clean.h5", "metrics.json", "badnet.h5")
+
+
+def test_ended_while_writing_each_file_then_resumed(never_killed, digits, tmp_path, monkeypatch):
+    """One run, ended again and again, each time just before a file gets its name; it must end like one never ended."""
+    rename = os.replace
+    for name in FILES:
+
+        def deadly(source, target, name=name):
+            if os.path.basename(target) == name:
+                raise SystemExit
+            rename(source, target)
+
+        monkeypatch.setattr(os, "replace", deadly)
+        with pytest.raises(SystemExit):
+            train(small_recipe(), digits.limited(20), tmp_path / "run", resume=True)
+        assert not (tmp_path / "run" / name).exists()  # never half-written
+    monkeypatch.undo()
+    train(small_recipe(), digits.limited(20), tmp_path / "run", resume=True)
+    assert_same_run(tmp_path / "run", never_killed)
+
+
+@pytest.mark.slow
 def test_killed_while_writing_each_file_then_resumed(never_killed, tmp_path):
-    """One run, killed again and again, each time just before a file gets its name; it must end like one never killed."""
-    for name in ("run.json", "clean_test.h5", "history.csv", "clean.h5", "metrics.json", "badnet.h5"):
+    """The same with processes that have no time to tidy up."""
+    for name in FILES:
         process = run_driver(tmp_path / "run", kill_at=name)
         _, errors = process.communicate(timeout=120)
         assert process.returncode == -signal.SIGKILL, errors.decode()
-        assert not (tmp_path / "run" / name).exists()  # never half-written
+        assert not (tmp_path / "run" / name).exists()
     process = run_driver(tmp_path / "run")
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 0, errors.decode()
     assert_same_run(tmp_path / "run", never_killed)
 
 
-def test_killed_in_the_middle_of_training_then_resumed(never_killed, tmp_path):
+def test_killed_in_the_middle_of_training_then_resumed(never_killed, digits, tmp_path):
     process = run_driver(tmp_path / "run")
     history = tmp_path / "run" / "history.csv"
     while process.poll() is None and not (history.exists() and "badnet,1," in history.read_text()):
@@ -305,9 +333,7 @@ def test_killed_in_the_middle_of_training_then_resumed(never_killed, tmp_path):
     process.kill()
     process.communicate()
     assert process.returncode == -signal.SIGKILL  # else it was over before the signal came
-    process = run_driver(tmp_path / "run")
-    _, errors = process.communicate(timeout=120)
-    assert process.returncode == 0, errors.decode()
+    train(small_recipe(), digits.limited(20), tmp_path / "run", resume=True)
     assert_same_run(tmp_path / "run", never_killed)
 
 

@@ -21,6 +21,8 @@ TYPES: dict[str, Any] = {
     "bool": bool,
     "Optional[str]": str,
     "Optional[int]": int,
+    "Optional[float]": float,
+    "tuple[float, ...]": float,
 }
 
 
@@ -34,10 +36,18 @@ def method_options(method: str) -> list[click.Option]:
         name, default = ast.unparse(field.target), ast.literal_eval(field.value)
         flag = f"--{name.replace('_', '-')}"
         help_text = lines[field.lineno - 1].partition("  # ")[2].strip()
-        kind = TYPES[ast.unparse(field.annotation)]
+        annotation = ast.unparse(field.annotation)
+        kind, multiple = TYPES[annotation], annotation.startswith("tuple")
         flags = [f"{flag}/--no-{flag[2:]}"] if kind is bool else [flag]
         options.append(
-            click.Option(flags, type=kind, default=default, show_default=default is not None, help=help_text)
+            click.Option(
+                flags,
+                type=kind,
+                default=default,
+                show_default=default not in (None, ()),
+                help=help_text,
+                multiple=multiple,
+            )
         )
     return options
 

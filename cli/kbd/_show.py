@@ -72,6 +72,36 @@ def rates_table(columns: Mapping[str, Mapping[str, Any]]) -> None:
         )
 
 
+def steps_table(steps: list[dict[str, Any]]) -> None:
+    """What several networks of one defense reach, as a table on stdout: one row each; nothing for a single one."""
+    if len(steps) < 2:
+        return
+    done = [key for key in steps[0] if key not in ("name", "after", "goodnet")]
+    names = list(steps[0]["after"]["attack_success_rate"])
+    columns = [key.replace("_", " ") for key in done]
+    for network in ("repaired", "GoodNet"):
+        columns += [f"{network}: clean accuracy", *(f"{network}: attack success, {name}" for name in names)]
+
+    def rates(scores: Optional[Mapping[str, Any]]) -> list[str]:
+        if scores is None:
+            return ["", *("" for _ in names)]
+        return [percent(scores["clean_accuracy"]), *(percent(scores["attack_success_rate"][name]) for name in names)]
+
+    table(
+        columns,
+        [(*(f"{step[key]:g}" for key in done), *rates(step["after"]), *rates(step["goodnet"])) for step in steps],
+    )
+
+
+def filter_table(rates: Mapping[str, Any]) -> None:
+    """How well a filter tells triggered from clean inputs, as a table on stdout."""
+    rejected = percent(rates["false_rejection_rate"])
+    click.echo(f"threshold {rates['threshold']:.4g}: flags {rejected} of clean inputs (false rejection rate)")
+    rows = [(name, percent(rate), f"{rates['auc'][name]:.4f}") for name, rate in rates["false_acceptance_rate"].items()]
+    if rows:
+        table(["triggered inputs", "false acceptance rate", "AUC"], rows)
+
+
 @contextmanager
 def progress_display() -> Iterator[Progress]:
     """A progress callback: a moving bar on a terminal, a plain line a step elsewhere."""
@@ -90,7 +120,7 @@ def _figures(values: Mapping[str, float]) -> str:
 
 
 def _line(stage: str, done: int, total: int, values: Mapping[str, float]) -> None:
-    notice(f"{stage} {done}/{total}: {_figures(values)}")
+    notice(f"{stage} {done}/{total}" + (f": {_figures(values)}" if values else ""))
 
 
 @contextmanager

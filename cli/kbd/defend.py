@@ -28,7 +28,18 @@ class Methods(click.Group):
             context_settings={"auto_envvar_prefix": "KBD_DEFEND"},
             params=[click.Argument(["model"]), *method_options(name)],
         )
-        for option in (CLEAN, POISONED, TEST, OUTPUT, EXCLUDE_TARGET, PREPROCESSING, ARCHITECTURE, TRUST, JSON):
+        for option in (
+            CLEAN,
+            POISONED,
+            TEST,
+            MISSING_CLASSES,
+            OUTPUT,
+            EXCLUDE_TARGET,
+            PREPROCESSING,
+            ARCHITECTURE,
+            TRUST,
+            JSON,
+        ):
             option(command)
         return command
 
@@ -36,16 +47,20 @@ class Methods(click.Group):
 TEST = click.option(
     "--test", metavar="FILE", help="Clean images to measure accuracy on, which the defense does not use."
 )
+MISSING_CLASSES = click.option(
+    "--missing-classes", is_flag=True, help="Go on even if there is no clean image of some class."
+)
 OUTPUT = click.option("-o", "--output", metavar="DIR", help="Folder for the results; by default runs/METHOD-MODEL.")
 
 
 @click.group(cls=Methods, invoke_without_command=True, subcommand_metavar="METHOD MODEL --clean FILE [OPTIONS]")
 @click.pass_context
 def defend(ctx: click.Context) -> None:
-    """Repair a network file with METHOD, using clean images only.
+    """Defend a network file with METHOD, using clean images only.
 
-    With --poisoned, attack success is measured before and after. Writes repaired.h5, goodnet.h5 (the suspect and its repair
-    together, with an extra class for "backdoored input") and metrics.json. `kbd defend METHOD --help` shows a method's options.
+    With --poisoned, attack success is measured before and after. Writes metrics.json and figures; a method that repairs writes
+    repaired.h5 and goodnet.h5 (the suspect and its repair together, with an extra class for "backdoored input"), one that filters
+    inputs filter.json. `kbd defend METHOD --help` shows a method's options.
     """
     if ctx.invoked_subcommand is None:
         click.echo(ctx.get_help())
@@ -57,6 +72,7 @@ def _run(
     clean: str,
     poisoned: tuple[str, ...],
     test: Optional[str],
+    missing_classes: bool,
     output: Optional[str],
     exclude_target: bool,
     preprocessing: Optional[str],
@@ -68,7 +84,7 @@ def _run(
     from pathlib import Path
 
     from kbd._inputs import admit, images_for, named_files
-    from kbd._show import command_line, notice, print_json, progress_display, rates_table
+    from kbd._show import command_line, filter_table, notice, print_json, progress_display, rates_table, steps_table
     from keras_backdoor.files import check_file
     from keras_backdoor.runs import check_output_folder
 
@@ -81,6 +97,7 @@ def _run(
     from keras_backdoor.classifier import Classifier
     from keras_backdoor.defenses import find
     from keras_backdoor.defenses.apply import defend as run_defense
+    from keras_backdoor.report import write_figures
 
     defense = find(method)(**settings)
     classifier = Classifier.load(admitted, preprocessing, architecture)
@@ -99,12 +116,19 @@ def _run(
             folder,
             test=images_for(classifier, test) if test else None,
             exclude_target=exclude_target,
+            missing_classes=missing_classes,
             admitted=admitted,
             reproduce=command_line(),
             progress=progress,
         )
+    write_figures(folder)
     if as_json:
         print_json(metrics)
         return
-    rates_table({"before": metrics["before"], "after": metrics["after"], "GoodNet": metrics["goodnet"]})
+    if "filter" in metrics:
+        rates_table({"before": metrics["before"], "behind the filter": metrics["after"]})
+        filter_table(metrics["filter"])
+    else:
+        steps_table(metrics.get("steps", []))
+        rates_table({"before": metrics["before"], "after": metrics["after"], "GoodNet": metrics["goodnet"]})
     click.echo(f"{metrics['seconds']:.1f} s; written to {folder}")

@@ -15,6 +15,11 @@ from kbd._options import ARCHITECTURE, CLEAN, EXCLUDE_TARGET, JSON, POISONED, PR
 @CLEAN
 @POISONED
 @EXCLUDE_TARGET
+@click.option(
+    "--course",
+    is_flag=True,
+    help="Print exactly what the course's eval.py prints; with --poisoned FILE, that of lab 3.",
+)
 @PREPROCESSING
 @ARCHITECTURE
 @TRUST
@@ -24,6 +29,7 @@ def eval(
     clean: str,
     poisoned: tuple[str, ...],
     exclude_target: bool,
+    course: bool,
     preprocessing: Optional[str],
     architecture: Optional[str],
     trust: bool,
@@ -35,9 +41,11 @@ def eval(
     """
     from kbd._inputs import admit, images_for, named_files
     from kbd._show import print_json, rates_table
-    from keras_backdoor.files import check_file
+    from keras_backdoor.files import BadInput, check_file
 
     files = named_files(poisoned)
+    if course and (as_json or exclude_target or len(files) > 1):
+        raise BadInput("--course takes at most one --poisoned file, and neither --json nor --exclude-target")
     for path in (clean, *files.values()):
         check_file(path)
     admitted = admit(model, trust)
@@ -47,7 +55,12 @@ def eval(
     classifier = Classifier.load(admitted, preprocessing, architecture)
     sets = {name: images_for(classifier, path, exclude_target) for name, path in files.items()}
     scores = score(classifier, images_for(classifier, clean), sets, exclude_target).as_json()
-    if as_json:
+    if course:
+        accuracy = 100 * scores["clean_accuracy"]
+        click.echo(f"{'Clean Classification' if files else 'Classification'} accuracy: {accuracy}")
+        for rate in scores["attack_success_rate"].values():
+            click.echo(f"Attack Success Rate: {100 * rate}")
+    elif as_json:
         trusted = {"trusted": [finding.as_json() for finding in admitted.report.findings]} if admitted.trusted else {}
         print_json({"model": model, "num_classes": classifier.num_classes, **scores, **trusted})
     else:

@@ -15,6 +15,9 @@ DEFENSES = {
     "fine-tuning": ("fine_pruning", "FineTuning"),
     "pruning": ("fine_pruning", "Pruning"),
     "fine-pruning": ("fine_pruning", "FinePruning"),
+    "fine-pruning-rounds": ("fine_pruning", "FinePruningRounds"),
+    "anti-repair": ("anti_repair", "AntiRepair"),
+    "strip": ("strip", "Strip"),
 }
 """Name of the method, and the module here and the class in it."""
 

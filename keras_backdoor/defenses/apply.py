@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any, Optional
 
 import numpy as np
 
-from keras_backdoor.activations import channel_means, convolution, dead_channels, layer_outputs
 from keras_backdoor.classifier import Classifier
-from keras_backdoor.examples import save_examples
-from keras_backdoor.files import BadInput, PathLike, sha256, write_arrays
+from keras_backdoor.defenses.apply_filter import Filtered
+from keras_backdoor.defenses.apply_repair import Repaired
+from keras_backdoor.files import BadInput, PathLike, sha256
 from keras_backdoor.gate import Admitted
-from keras_backdoor.goodnet import GoodNet
 from keras_backdoor.images import ImageSet
 from keras_backdoor.metrics import score
 from keras_backdoor.progress import Progress, silent
 from keras_backdoor.runs import Run
+
+FEWEST = 10
+"""Clean images below which no defense starts."""
 
 
 def defend(
@@ -32,67 +33,57 @@ def defend(
     *,
     test: Optional[ImageSet] = None,
     exclude_target: bool = False,
+    missing_classes: bool = False,
     admitted: Optional[Admitted] = None,
     reproduce: str = "",
     progress: Progress = silent,
 ) -> dict[str, Any]:
-    """Repair `classifier`, the network in the file `model`, with `defense`; gives what `metrics.json` holds.
+    """Use `defense` on `classifier`, the network in the file `model`; gives what `metrics.json` holds.
 
-    Writes to `folder`, when all is computed: `repaired.h5`, `goodnet.h5` (the two networks together), their model cards,
-    `metrics.json`, `examples.npz`, `activations.npz`.
+    Writes to `folder`, when all is computed: `metrics.json`; of a defense that repairs, `repaired.h5`, `goodnet.h5` (the two
+    networks together) and their model cards, with a suffix (`goodnet-drop-2.h5`) for each named step, `examples.npz`,
+    `activations.npz`, `curve.csv`; of a defense that filters inputs, `filter.json` and `scores.npz`.
 
     clean: what the defense may use. poisoned: sets to measure attack success on, by name. test: clean images to measure
-    accuracy on; without them it is measured on `clean`, which a defense that trains has seen. admitted: how the file came
-    through the gate; if it was trusted against what was found there, `run.json` records that.
+    accuracy on; without them it is measured on `clean`, which a defense that trains has seen. missing_classes: go on even if
+    `clean` has no image of some class. admitted: how the file came through the gate; if it was trusted against what was found
+    there, `run.json` records that.
     """
     if classifier.detects:
         raise BadInput(f"{model}: is a GoodNet already; give the network that it was made of")
+    check_clean(clean, classifier.num_classes, missing_classes)
     measured_on = clean if test is None else test
-    before = score(classifier, measured_on, poisoned, exclude_target)
-    started = time.perf_counter()
-    repaired = defense.repair(classifier, clean, progress)
-    seconds = time.perf_counter() - started
-    goodnet = GoodNet.combine(classifier, repaired)
     measured = "the images that the defense used" if test is None else "images that the defense has not seen"
-    after = score(repaired, measured_on, poisoned, exclude_target).as_json()
-    together = score(goodnet, measured_on, poisoned, exclude_target).as_json()
+    before = score(classifier, measured_on, poisoned, exclude_target)
+    use = Filtered if hasattr(defense, "fit_filter") else Repaired
+    outcome = use(defense, classifier, clean, measured_on, poisoned, before, progress)
     metrics = {
         "method": method,
         "model": str(model),
         "settings": asdict(defense),
         "clean_accuracy_on": measured,
         "before": before.as_json(),
-        "after": after,
-        "goodnet": together,
-        "verdict": None,
-        "seconds": round(seconds, 3),
+        **outcome.metrics,
     }
     parent = admitted.report.sha256 if admitted else sha256(model)
     trusted = [finding.as_json() for finding in admitted.report.findings] if admitted and admitted.trusted else []
     asked = {"method": method, "model": parent, "settings": asdict(defense), "clean": clean.fingerprint()}
     run = Run.start(folder, "defend", {**asked, "trusted": trusted}, reproduce=reproduce)
     about = {"method": method, "settings": asdict(defense), "parents": [parent], "data": f"measured on {measured}"}
-    repaired.save(run.folder / "repaired.h5", {**about, "kind": "repaired", "rates": after})
-    goodnet.save(run.folder / "goodnet.h5", {**about, "kind": "goodnet", "rates": together})
-    for image_set in list(poisoned.values())[:1]:
-        save_examples(run.folder / "examples.npz", measured_on, image_set, {"": repaired, "goodnet_": goodnet})
-        _save_activations(run.folder / "activations.npz", classifier, repaired, measured_on, image_set, defense)
+    outcome.write(run.folder, about)
     run.write("metrics.json", metrics)
     run.finish()
     return metrics
 
 
-def _save_activations(
-    path: PathLike, before: Classifier, after: Classifier, clean: ImageSet, triggered: ImageSet, defense: Any
-) -> None:
-    """Mean activation of each channel of the layer that was pruned, or would be, on clean and triggered images."""
-    try:
-        name = convolution(before.model, getattr(defense, "layer", None)).name
-    except BadInput:  # a network without convolutions has no such picture
-        return
-    layers = [classifier.model.get_layer(name) for classifier in (before, after)]
-    arrays = {"layer": np.array(name), "pruned": dead_channels(layers[1]) & ~dead_channels(layers[0])}
-    for suffix, classifier, layer in zip(("", "_after"), (before, after), layers):
-        for kind, image_set in (("clean", clean), ("triggered", triggered)):
-            arrays[kind + suffix] = channel_means(layer_outputs(classifier, layer, image_set))
-    write_arrays(path, arrays)
+def check_clean(clean: ImageSet, num_classes: int, missing_classes: bool = False) -> None:
+    """`BadInput` if there are too few clean images, or, unless `missing_classes`, none of some class."""
+    if len(clean) < FEWEST:
+        raise BadInput(f"clean images: there are only {len(clean)}; no defense can do with less than {FEWEST}")
+    missing = np.setdiff1d(np.arange(num_classes), clean.labels)
+    if len(missing) and not missing_classes:
+        named = ", ".join(map(str, missing[:5])) + (" …" if len(missing) > 5 else "")
+        raise BadInput(
+            f"clean images: {len(missing)} of {num_classes} classes have none ({named}), so nothing would notice if they are "
+            "lost; add images of them, or go on with --missing-classes"
+        )

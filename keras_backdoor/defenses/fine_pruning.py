@@ -1,4 +1,4 @@
-"""Fine-pruning (Liu, Dolan-Gavitt and Garg, RAID 2018), and its two halves alone.
+"""Fine-pruning (Liu, Dolan-Gavitt and Garg, RAID 2018), its two halves alone, and the course project's round by round.
 
 A backdoor is thought to live in channels of the last convolution that clean images do not excite. Pruning zeroes channels in
 increasing order of their mean activation on clean images, as long as clean accuracy allows; fine-tuning then trains the rest
@@ -9,35 +9,38 @@ Both papers that compare it find that it fails where clean and triggered images 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Optional
 
 import numpy as np
-import tensorflow as tf
-from tensorflow import keras
 
-from keras_backdoor.activations import channel_means, convolution, layer_outputs, path_around
 from keras_backdoor.classifier import Classifier
+from keras_backdoor.defenses.step import Step, Stepwise
 from keras_backdoor.files import BadInput
 from keras_backdoor.images import ImageSet
+from keras_backdoor.metrics import clean_accuracy
 from keras_backdoor.progress import Progress, silent
+from keras_backdoor.pruning import Curve, Cut, prune, zero
 from keras_backdoor.training import Schedule, check_seed, fit, seed_everything
 
 # The paper fine-tunes at the rate that the network was trained with. A file does not say which that was; 1e-3 with Adam is the
 # course's choice.
+
+CLEAN = "clean"
 
 
 @dataclass(frozen=True)
 class FineTuning:
     """Train the suspect network on clean images.
 
-    Raises `BadInput` if a hyper-parameter is out of its range, as the other two do.
+    Raises `BadInput` if a hyper-parameter is out of its range, as the others do.
     """
 
     epochs: int = 10  # passes over the clean images
     batch_size: int = 32  # images a step
     learning_rate: float = 1e-3  # of the optimizer
-    optimizer: str = "adam"  # adam, adadelta or sgd
+    optimizer: str = "adam"  # adam, adadelta, sgd, momentum or nesterov
     seed: int = 0  # decides the order of the images
 
     def __post_init__(self) -> None:
@@ -58,66 +61,64 @@ class FineTuning:
 
 
 @dataclass(frozen=True)
-class Pruning:
-    """Zero the channels that clean images excite least, while clean accuracy allows."""
+class Pruning(Stepwise):
+    """Zero the channels that clean images excite least, up to a rule.
 
-    max_drop: float = 0.04  # accuracy on the clean images that may be lost, as a fraction (the paper: 4 points)
-    layer: Optional[str] = None  # convolution to prune; by default the last one that every path passes
+    The paper's rule keeps clean accuracy within `max_drop`. The course's (--drop) takes the network at the moment when it has
+    dropped at least so far, which is beyond: channels are few and large. --fraction asks for no accuracy at all.
+    """
+
+    max_drop: float = 0.04  # the paper's rule: accuracy on the clean images that may be lost, as a fraction (4 points)
+    drop: tuple[float, ...] = ()  # the course's rule: stop at the first drop of so many points; repeatable
+    fraction: Optional[float] = None  # a fixed share of the channels instead, rounded down (the original: 0.8)
+    layer: Optional[str] = None  # convolution to prune; by default the last one before the head
 
     def __post_init__(self) -> None:
-        """Check the range."""
+        """Check the ranges."""
         if not 0 <= self.max_drop <= 1:
             raise BadInput(f"max_drop is {self.max_drop}, expected a fraction in 0..1")
+        for points in self.drop:
+            if not 0 < points <= 100:
+                raise BadInput(f"drop is {points}, expected percentage points above 0, up to 100")
+        _check_fraction(self.fraction)
+        if self.drop and self.fraction is not None:
+            raise BadInput("drop and fraction are two rules; give one")
 
-    def repair(self, classifier: Classifier, clean: ImageSet, progress: Progress = silent) -> Classifier:
-        """A copy of `classifier` in which kernels and biases of the pruned channels are zero.
+    def steps(self, classifier: Classifier, clean: ImageSet, progress: Progress = silent) -> Iterator[Step]:
+        """One network; with the course's rule one a drop, called drop-2 … if there are several.
 
-        Raises `BadInput` if `clean` does not fit the network, or it has no such layer.
+        Raises `BadInput` if `clean` does not fit the network, it has no such layer, or accuracy never drops so far.
         """
+        curve = self.curve(classifier, clean, progress=progress)
+        accuracy = curve.rates(CLEAN, clean.labels)
+        if not self.drop:
+            count = _share(self.fraction, len(curve.order)) if self.fraction is not None else self._allowed(accuracy)
+            yield Step(prune(classifier, curve.layer, curve.order[:count]), {"channels": count}, "")
+        for points in self.drop:
+            beyond = accuracy <= accuracy[0] - points / 100 + 1e-9
+            if not beyond.any():
+                lost = 100 * (accuracy[0] - accuracy.min())
+                raise BadInput(f"drop {points:g}: pruning {curve.layer} costs {lost:.2f} points at most")
+            count = int(beyond.argmax())
+            name = f"drop-{points:g}" if len(self.drop) > 1 else ""
+            done = {"drop": points, "channels": count}
+            yield Step(prune(classifier, curve.layer, curve.order[:count]), done, name)
+
+    def curve(
+        self,
+        classifier: Classifier,
+        clean: ImageSet,
+        sets: Optional[dict[str, ImageSet]] = None,
+        progress: Progress = silent,
+    ) -> Curve:
+        """What the network says to `sets`, by default to the clean images, after each channel that they rank."""
         classifier.check(clean, "clean images")
-        layer = convolution(classifier.model, self.layer)
-        pruned = self._channels(classifier, layer, clean, progress)
-        repaired = classifier.clone()
-        target = repaired.model.get_layer(layer.name)
-        target.set_weights([np.where(pruned, 0, weights) for weights in target.get_weights()])
-        return repaired
+        return Cut(classifier, self.layer).curve(clean, sets or {CLEAN: clean}, progress)
 
-    def _channels(
-        self, classifier: Classifier, layer: keras.layers.Layer, clean: ImageSet, progress: Progress
-    ) -> np.ndarray:
-        """Which channels to prune, bool (C,): as many, in order, as keep the accuracy.
-
-        What lies below the layer is computed once; each step runs only what lies above it or beside it, with the channels set to
-        what they give when their kernels and biases are zero.
-        """
-        features = layer_outputs(classifier, layer, clean)
-        beside = path_around(classifier.model, layer)
-        rest = keras.Model(
-            [layer.output, *classifier.model.inputs] if beside else layer.output, classifier.model.output
-        )
-        dead = layer.activation(tf.zeros(features.shape[-1]))
-
-        @tf.function(reduce_retracing=True)
-        def answers(images: tf.Tensor, batch: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
-            masked = batch * mask + dead * (1 - mask)
-            return tf.argmax(rest([masked, classifier.scale(images)] if beside else masked, training=False), -1)
-
-        def accuracy(mask: np.ndarray) -> float:
-            pairs = zip(clean.batches(512), np.split(features, range(512, len(features), 512)))
-            parts = [answers(images, batch, mask).numpy() for images, batch in pairs]
-            return float(np.mean(np.concatenate(parts) == clean.labels))
-
-        order = np.argsort(channel_means(features), kind="stable")
-        mask = np.ones(len(order), np.float32)
-        lowest = accuracy(mask) - self.max_drop - 1e-9
-        for done, channel in enumerate(order, start=1):
-            mask[channel] = 0
-            kept = accuracy(mask)
-            progress("pruning", done, len(order), {"clean_accuracy": kept})
-            if kept < lowest:
-                mask[channel] = 1
-                break
-        return mask == 0
+    def _allowed(self, accuracy: np.ndarray) -> int:
+        """How many channels can go before accuracy, (C + 1,), first falls below what `max_drop` allows."""
+        below = accuracy < accuracy[0] - self.max_drop - 1e-9
+        return int(below.argmax()) - 1 if below.any() else len(accuracy) - 1
 
 
 @dataclass(frozen=True)
@@ -128,11 +129,12 @@ class FinePruning:
     """
 
     max_drop: float = 0.04  # accuracy on the clean images that pruning may lose, as a fraction (the paper: 4 points)
-    layer: Optional[str] = None  # convolution to prune; by default the last one that every path passes
+    fraction: Optional[float] = None  # prune a fixed share of the channels instead, rounded down
+    layer: Optional[str] = None  # convolution to prune; by default the last one before the head
     epochs: int = 10  # passes over the clean images in fine-tuning
     batch_size: int = 32  # images a step
     learning_rate: float = 1e-3  # of the optimizer
-    optimizer: str = "adam"  # adam, adadelta or sgd
+    optimizer: str = "adam"  # adam, adadelta, sgd, momentum or nesterov
     seed: int = 0  # decides the order of the images
 
     def __post_init__(self) -> None:
@@ -144,6 +146,90 @@ class FinePruning:
         pruning, tuning = self._halves()
         return tuning.repair(pruning.repair(classifier, clean, progress), clean, progress)
 
+    def curve(self, classifier: Classifier, clean: ImageSet, sets: dict[str, ImageSet]) -> Curve:
+        """As `Pruning.curve`."""
+        return self._halves()[0].curve(classifier, clean, sets)
+
     def _halves(self) -> tuple[Pruning, FineTuning]:
         tuning = FineTuning(self.epochs, self.batch_size, self.learning_rate, self.optimizer, self.seed)
-        return Pruning(self.max_drop, self.layer), tuning
+        return Pruning(self.max_drop, (), self.fraction, self.layer), tuning
+
+
+@dataclass(frozen=True)
+class FinePruningRounds(Stepwise):
+    """The course project's fine-pruning: prune one channel, train, prune the next; for each of several learning rates.
+
+    Its improved GoodNet G'(B0, B') compares the result with the network after the first few channels, not with the suspect.
+
+    Source: Ye, Bamigbade and Babushkin, "Comparative Analysis of Defenses against the Backdoor Attacks", section II and their
+    notebooks. There one Adam is used for all rounds, and channels drift off zero by its momentum; here each round has its own.
+    """
+
+    learning_rate: tuple[float, ...] = (1e-3,)  # of Adam; repeatable (the project: 1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
+    fraction: float = 0.1  # share of the channels that is pruned in the end, rounded down
+    first: float = 0.03  # share at which B0 of the improved GoodNet is taken
+    layer: Optional[str] = None  # convolution to prune; by default the last one before the head
+    epochs: int = 10  # passes over the clean images after each channel
+    batch_size: int = 32  # images a step
+    stale_weights: bool = False  # each round, put back the layer's first weights, as the notebooks do
+    seed: int = 0  # decides the order of the images
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        _check_fraction(self.fraction)
+        _check_fraction(self.first)
+        if not self.learning_rate:
+            raise BadInput("no learning rate is given")
+        for rate in self.learning_rate:
+            self._tuning(rate)
+
+    def steps(self, classifier: Classifier, clean: ImageSet, progress: Progress = silent) -> Iterator[Step]:
+        """The network after each channel, for each learning rate; those of the last rate are the result.
+
+        A channel that clean images do not excite at all is counted, but there is nothing to train. Raises `BadInput` as
+        `Pruning` and `FineTuning` do, or if the share is less than a channel.
+        """
+        classifier.check(clean, "clean images")
+        cut = Cut(classifier, self.layer)
+        means = cut.means(clean)
+        order = np.argsort(means, kind="stable")
+        count = _share(self.fraction, len(order))
+        if not count:
+            raise BadInput(f"fraction {self.fraction} of {len(order)} channels is less than one")
+        original = classifier.model.get_layer(cut.layer).get_weights()
+        for rate in self.learning_rate:
+            last = rate == self.learning_rate[-1]
+            network, early = classifier.clone(), None
+            for pruned, channel in enumerate(order[:count], start=1):
+                if means[channel] != 0:
+                    if self.stale_weights:
+                        network.model.get_layer(cut.layer).set_weights(original)
+                    zero(network, cut.layer, order[:pruned])
+                    network = self._tuning(rate).repair(network, clean)
+                if last and early is None and pruned >= self.first * len(order):
+                    early = network.clone()
+                progress(
+                    f"rate {rate:g}",
+                    pruned,
+                    count,
+                    {"clean_accuracy": clean_accuracy(network.predict(clean.batches()), clean.labels)},
+                )
+                done = {"learning_rate": rate, "channels": pruned}
+                if pruned < count or not last:
+                    yield Step(network, done)
+            if last:
+                if early is not None:
+                    yield Step(network, done, "improved", early)
+                yield Step(network, done, "")
+
+    def _tuning(self, rate: float) -> FineTuning:
+        return FineTuning(self.epochs, self.batch_size, rate, "adam", self.seed)
+
+
+def _share(fraction: float, count: int) -> int:
+    return int(fraction * count + 1e-9)
+
+
+def _check_fraction(fraction: Optional[float]) -> None:
+    if fraction is not None and not 0 <= fraction <= 1:
+        raise BadInput(f"fraction is {fraction}, expected a share in 0..1")

@@ -383,6 +383,7 @@ LAYERS: dict[str, Rule] = {
     ),
     "TimeDistributed": _time_distributed,
     "TFOpLambda": _arithmetic,
+    "keras_backdoor>Agreement": _disagreement,
     "keras_backdoor>Disagreement": _disagreement,
 }
 """Class, as stored, and its rule."""
