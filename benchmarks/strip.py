@@ -188,7 +188,7 @@ def beside_art(
         {},
         {"threshold": "quantile"},
         {"threshold": "quantile", "first_overlays": 5},
-        {"blending": "half"},
+        {"threshold": "quantile", "blending": "half"},
     ):
         fitted = Strip(overlays=20, **settings).fit_filter(classifier, clean)
         stopped = fitted.flags(inputs)

@@ -69,7 +69,7 @@ def test_they_sleep_on_clean_and_on_triggered_images_and_the_defender_prunes_the
 
 
 def test_it_defeats_pruning_but_not_fine_pruning(attacked, digits):
-    """The paper's claim. What clean accuracy allows to prune is what the attacker pruned himself; training then undoes the rest."""
+    """The paper's claim: what accuracy allows to prune is what the attacker pruned himself; training undoes the rest."""
     task, _, _ = attacked
     test, valid = halved(digits.test), halved(digits.valid)
 

@@ -297,6 +297,25 @@ def test_accuracy_of_a_masked_layer_in_a_network_with_branches(layer):
     assert_answers_as_zeroed(network, own_answers(network, images), layer)
 
 
+@pytest.mark.parametrize(
+    ("architecture", "layer"),
+    [("strip-cifar10", "conv_6"), ("wrn-16-1", "group_3_block_2_conv_2"), ("nin", "conv_8")],
+)
+def test_normalisation_skip_connections_and_pooled_heads(architecture, layer):
+    """Behind the convolution: ELU, normalisation and pooling; a skip connection; a pointwise convolution and a pooled head."""
+    keras.utils.set_random_seed(0)
+    network = Classifier(models_zoo.build(architecture), UNIT, 10)
+    for weight in network.model.weights:
+        weight.assign_add(keras.backend.random_uniform(weight.shape, maxval=0.1))
+    images = np.random.default_rng(0).integers(0, 256, (16, 32, 32, 3), np.uint8)
+    sample, cut = own_answers(network, images), Cut(network, layer)
+    order = np.argsort(cut.means(sample), kind="stable")
+    said = cut.answers(order, sample)
+    assert (said != said[0]).any()
+    for count in (0, 1, len(order) // 2, len(order) - 1, len(order)):
+        assert np.array_equal(said[count], prune(network, layer, order[:count]).predict([images])), count
+
+
 def test_more_images_than_a_batch(make_set):
     network = random_network("relu")
     assert_answers_as_zeroed(network, own_answers(network, make_set(1100).images), "conv")

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from keras_backdoor.files import BadInput
-from keras_backdoor.report import build_report, words
+from keras_backdoor.report import build_report, defense_words, words
+from keras_backdoor.report.drawing import svg
 from keras_backdoor.report.figures import activation_maps
 
 CLASSES = 10
@@ -264,28 +265,203 @@ def test_the_goodnet_is_judged_by_its_numbers():
     assert "it does not stop" in words.about_goodnet(scores(), scores(attack=0.8, robust=0.1))[0]
 
 
+def filter_metrics(rejected=0.01, accepted=0.0, auc=0.995, **changes):
+    """Of a filter, which leaves no repaired network and no GoodNet."""
+    rates = {
+        "threshold": 0.2,
+        "false_rejection_rate": rejected,
+        "false_acceptance_rate": {"square": accepted},
+        "auc": {"square": auc},
+        "converted": {"square": [0.9615, 0.9934 * accepted]},
+        "equal_quality": {
+            "square": {"threshold": 0.3, "false_rejection_rate": 0.0213, "false_acceptance_rate": 0.0239}
+        },
+    }
+    metrics = defend_metrics(method="strip", after=scores(0.9614, 0.0077, 0.0), filter=rates)
+    del metrics["goodnet"]
+    return {**metrics, **changes}
+
+
+def filter_scores():
+    rng = np.random.default_rng(0)
+    clean, triggered = rng.normal(1, 0.3, 300), rng.uniform(0, 0.1, 50)
+    return {"threshold": np.array(0.2), "clean": clean, "triggered/square": triggered}
+
+
+def step(clean, attack, name=None, **done):
+    """A step's entry in metrics.json; only networks with a name were kept, and have a GoodNet."""
+    goodnet = None if name is None else scores(clean - 0.01, attack - 0.01)
+    return {**done, "name": name, "after": scores(clean, attack), "goodnet": goodnet}
+
+
+def test_a_filter_is_explained(tmp_path):
+    write_run(tmp_path / "patch", "train", train_metrics())
+    write_run(tmp_path / "strip", "defend", filter_metrics(accepted=0.0133), scores=filter_scores())
+    page = page_of(tmp_path)
+    assert rates(page) == [
+        ("BadNet", ["97.12\xa0%", "99.34\xa0%", "10.87\xa0%"]),
+        ("BadNet behind strip", ["96.14\xa0%", "0.77\xa0%", "0.00\xa0%"]),
+    ]
+    text = text_of(page).replace("\xa0", " ")
+    for shown in (
+        "The backdoor works in 1 of 1 BadNet. Of 1 filter of inputs, 1 stopped the attack.",
+        "Of 800 clean inputs, it stops 1.00 %: false alarms.",
+        "Of 797 inputs with the trigger “square”, 1.33 % get through: it stops the attack.",
+        "AUC 0.995: the scores tell the two kinds apart well.",
+        "square 1.33 % 0.995 96.15 % 1.32 % FRR 2.13 %, FAR 2.39 %",
+        "false acceptance rate",
+    ):
+        assert shown in text
+    assert page.count("<svg") == 1 and "threshold, 0.2" in page
+    for absent in ("The GoodNet</h3>", "Inside the network", "repair failed", "Channel by channel", "Step by step"):
+        assert absent not in page
+
+
+def test_pages_without_filters_do_not_explain_them(demo):
+    assert "false acceptance rate" not in page_of(demo)
+
+
+@pytest.mark.parametrize(
+    "accepted, attack, sentence, outcome",
+    [
+        (0.20, 0.99, "20.00 % get through: it stops the attack.", defense_words.STOPPED),
+        (0.21, 0.99, "21.00 % get through: it stops a part of the attack", defense_words.PARTLY),
+        (0.79, 0.99, "79.00 % get through: it stops a part of the attack", defense_words.PARTLY),
+        (0.80, 0.99, "80.00 % get through: it fails.", defense_words.OPEN),
+        (0.99, 0.02, "99.00 % get through: but this trigger has no working backdoor", defense_words.NOTHING),
+    ],
+)
+def test_a_filter_is_judged_by_its_numbers(accepted, attack, sentence, outcome):
+    before, own = scores(attack=attack, robust=1 - attack), filter_metrics(accepted=accepted)["filter"]
+    assert defense_words.filter_outcome(before, own) == outcome
+    assert sentence in " ".join(defense_words.about_filter(before, own)).replace("\xa0", " ")
+
+
+@pytest.mark.parametrize(
+    "auc, words_of_it",
+    [(0.95, "apart well"), (0.7, "to some degree"), (0.5, "hardly tell"), (0.3, "less suspicious than clean")],
+)
+def test_an_auc_is_judged_by_its_number(auc, words_of_it):
+    said = " ".join(defense_words.about_filter(scores(), filter_metrics(auc=auc)["filter"]))
+    assert f"AUC {auc:.3f}: " in said and words_of_it in said
+
+
+def test_a_filter_that_stops_nothing_or_too_much_is_said_to():
+    def said(**rates):
+        return " ".join(defense_words.about_filter(scores(), filter_metrics(**rates)["filter"])).replace("\xa0", " ")
+
+    assert "below all scores" in said(rejected=0.0, accepted=1.0) and "no false alarm" in said(rejected=0.0)
+    assert "below all scores" not in said(rejected=0.01, accepted=1.0)
+    assert "it stops 30.00 %: many false alarms" in said(rejected=0.3)
+
+
+def test_the_page_in_short_counts_repairs_and_filters_apart():
+    works, gone = scores(), scores(0.9625, 0.1042, 0.9553)
+    unmeasured = {**scores(), "attack_success_rate": {}, "robust_accuracy": {}, "n_poisoned": {}}
+    filters = [(works, filter_metrics(accepted=accepted)["filter"]) for accepted in (0.9, 0.5, 0.95, 0.1)]
+    said = " ".join(defense_words.in_short([], [(works, gone), (works, works), (unmeasured, unmeasured)], filters))
+    assert said.replace("\xa0", " ") == (
+        "Of 2 repairs, 1 removed the backdoor, 1 failed. "
+        "Of 4 filters of inputs, 1 stopped the attack, 1 stopped only a part of the attack, 2 failed. "
+        "Of 1 defense, no attack success was measured: no triggered images were given."
+    )
+
+
+def test_steps_have_a_table_and_the_last_one_is_the_result(tmp_path):
+    steps = [step(0.97, 0.98, "drop-2", drop=2.0, channels=3), step(0.9, 0.6, "drop-10", drop=10.0, channels=1)]
+    metrics = defend_metrics(method="pruning", steps=steps, before=scores(), after=steps[-1]["after"])
+    write_run(tmp_path / "run", "defend", metrics)
+    (tmp_path / "run" / "curve.csv").write_text(
+        "channels,clean_accuracy,attack_success_rate/square\n0,0.97,0.99\n1,0.9,0.6\n2,0.8,0.6\n3,0,0\n"
+    )
+    page = page_of(tmp_path)
+    assert "after pruning: drop 10, 1\xa0channel pruned" in [name for name, _ in rates(page)]
+    text = text_of(page).replace("\xa0", " ")
+    assert "drop 2, 3 channels pruned square 97.00 % 98.00 % 96.00 % 97.00 %" in text
+    assert "drop 10, 1 channel pruned square 90.00 % 60.00 % 89.00 % 59.00 %" in text
+    assert "is about the last of these networks" in text
+    assert page.count("<svg") == 1 and "drop 2: 3" in page and "drop 10: 1" in page
+
+
+def test_networks_on_the_way_are_in_the_heat_map_and_not_in_the_table(tmp_path):
+    grid = [step(0.9, 0.5, None, learning_rate=rate, channels=count) for rate in (1e-2, 1e-4) for count in (1, 2)]
+    last = {"learning_rate": 1e-4, "channels": 3}
+    steps = [*grid, step(0.8, 0.4, "improved", **last), step(0.8, 0.4, "", **last)]
+    write_run(tmp_path / "run", "defend", defend_metrics(method="fine-pruning-rounds", steps=steps))
+    page = page_of(tmp_path)
+    text = text_of(page).replace("\xa0", " ")
+    assert text[text.index("Step by step") :].count("3 channels pruned square") == 2 and "1 channel pruned" not in text
+    assert "improved, learning rate 0.0001, 3 channels pruned square 80.00 %" in text
+    assert "4 more networks on the way were measured, and not kept." in text
+    assert page.count("<svg") == 1 and "attack success (square)" in page
+
+
+def test_a_network_that_was_broken_on_purpose_is_no_failed_repair(tmp_path):
+    metrics = defend_metrics(method="anti-repair", after=scores(0.04, 0.97, 0.0), goodnet=scores(0.93, 0.03, 0.0))
+    write_run(tmp_path / "run", "defend", metrics, examples=goodnet_examples())
+    page = page_of(tmp_path)
+    assert [name for name, _ in rates(page)][1:] == ["broken copy (anti-repair)", "GoodNet (anti-repair)"]
+    text = text_of(page).replace("\xa0", " ")
+    assert "In short. Of 1 repair, 1 removed the backdoor." in text
+    assert "Clean accuracy of the broken copy is 4.00 %, instead of 97.12 %." in text
+    assert "succeeds on 97.00 % of images with it, instead of 99.34 %: the backdoor lives on." in text
+    assert "says “backdoored input” when they agree" in text
+    assert "of little use" not in text
+    assert "broken copy says</th>" in page and "GoodNet says</th>" not in page
+
+
+def test_a_defense_without_triggered_images_is_shown(tmp_path):
+    bare = {**scores(0.95), "attack_success_rate": {}, "robust_accuracy": {}, "n_poisoned": {}}
+    metrics = defend_metrics(before={**bare, "clean_accuracy": 0.97}, after=bare, goodnet=bare)
+    write_run(
+        tmp_path / "run", "defend", {**metrics, "steps": [{"channels": 2, "name": "", "after": bare, "goodnet": bare}]}
+    )
+    page = page_of(tmp_path)
+    assert rates(page) == [
+        ("BadNet, as measured before fine-pruning", ["–", "97.00\xa0%", "–", "–"]),
+        ("after fine-pruning", ["–", "95.00\xa0%", "–", "–"]),
+        ("GoodNet (fine-pruning)", ["–", "95.00\xa0%", "–", "–"]),
+    ]
+    text = text_of(page).replace("\xa0", " ")
+    assert "was not measured" in text and "no triggered images were given" in text
+    assert "How far it went" in text and "2 channels pruned – 95.00 % – 95.00 % –" in text
+
+
+def test_the_same_rates_before_are_shown_once(tmp_path):
+    for name in ("one", "two"):
+        write_run(tmp_path / name, "defend", defend_metrics(settings={"drop": [2.0, 4.0] if name == "one" else []}))
+    names = [name for name, _ in rates(page_of(tmp_path))]
+    assert names == [
+        "BadNet, as measured before fine-pruning, drop 2, 4",
+        "after fine-pruning, drop 2, 4",
+        "GoodNet (fine-pruning, drop 2, 4)",
+        "after fine-pruning, drop none",
+        "GoodNet (fine-pruning, drop none)",
+    ]
+
+
 def test_the_channels_of_the_backdoor_are_counted():
     arrays = activations()
     values = [arrays[key] for key in ("clean", "triggered", "clean_after", "triggered_after")]
-    said = " ".join(words.about_activations(*values, arrays["pruned"])).replace("\xa0", " ")
+    said = " ".join(defense_words.about_activations(*values, arrays["pruned"])).replace("\xa0", " ")
     assert "10 of 60 channels were pruned" in said
     assert "afterwards: less" in said
-    untouched = words.about_activations(*values[:2], *values[:2], np.zeros(60, bool))
+    untouched = defense_words.about_activations(*values[:2], *values[:2], np.zeros(60, bool))
     assert untouched[0] == "None of 60\xa0channels were pruned."
     assert len(untouched) == 2
     spared = np.arange(60) == np.argmin(arrays["triggered"] - arrays["clean"])
-    missed = words.about_activations(*values, spared)
+    missed = defense_words.about_activations(*values, spared)
     assert "Pruning took 0 of the 6\xa0channels that the trigger raises most." in missed
     assert untouched[-1].endswith("about the same.")
-    assert "does not show here" in words.about_activations(*[np.ones(5)] * 4, np.zeros(5, bool))[-1]
+    assert "does not show here" in defense_words.about_activations(*[np.ones(5)] * 4, np.zeros(5, bool))[-1]
 
 
 def test_every_pruned_channel_has_a_cross_in_every_map():
     arrays = activations(7)
     values = [arrays[key] for key in ("clean", "triggered", "clean_after", "triggered_after")]
-    none = activation_maps(*values, np.zeros(7, bool)).count("<use ")
+    none = svg(activation_maps(*values, np.zeros(7, bool))).count("<use ")
     # Drawn twice, for the outline, in each of the four maps.
-    assert activation_maps(*values, np.arange(7) < 3).count("<use ") - none == 2 * 4 * 3
+    assert svg(activation_maps(*values, np.arange(7) < 3)).count("<use ") - none == 2 * 4 * 3
 
 
 def test_answers_are_marked_by_text(demo):
@@ -373,7 +549,23 @@ def test_hostile_names_stay_text(tmp_path):
     write_run(tmp_path / "run", "train", metrics, asked={evil: evil}, reproduce=evil, history=rows)
     arrays = {**activations(), "layer": evil}
     write_run(tmp_path / "repair", "defend", defend_metrics(method=evil, verdict=evil), activations=arrays)
+    steps = [
+        {"channels": 1, "learning_rate": 0.1, "name": name, "after": scores(name=evil), "goodnet": None}
+        for name in (evil, "")
+    ]
+    steered = {
+        key: {evil: value["square"]} for key, value in filter_metrics()["filter"].items() if isinstance(value, dict)
+    }
+    metrics = {key: scores(name=evil) for key in ("before", "after")}
+    metrics = filter_metrics(**metrics, filter={**filter_metrics()["filter"], **steered}, steps=steps)
+    arrays = {"threshold": np.array(0.1), "clean": np.arange(3.0), f"triggered/{evil}": np.arange(2.0)}
+    write_run(tmp_path / "strip", "defend", metrics, scores=arrays)
+    with open(tmp_path / "strip" / "curve.csv", "w") as file:
+        csv.writer(file).writerows(
+            [["channels", "clean_accuracy", f"attack_success_rate/{evil}"], [0, 1, 1], [1, 0, 0]]
+        )
     page = page_of(tmp_path)
+    assert page.count("<svg") == 2 + 1 + 3
     assert "<script" not in page and "<img" not in page
     assert "&lt;script&gt;" in page
 

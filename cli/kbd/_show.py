@@ -97,6 +97,10 @@ def filter_table(rates: Mapping[str, Any]) -> None:
     """How well a filter tells triggered from clean inputs, as a table on stdout."""
     rejected = percent(rates["false_rejection_rate"])
     click.echo(f"threshold {rates['threshold']:.4g}: flags {rejected} of clean inputs (false rejection rate)")
+    if rates["threshold"] <= 0:
+        notice(
+            "the normal fit puts the threshold below every possible score, so nothing is flagged; try --threshold quantile"
+        )
     rows = [(name, percent(rate), f"{rates['auc'][name]:.4f}") for name, rate in rates["false_acceptance_rate"].items()]
     if rows:
         table(["triggered inputs", "false acceptance rate", "AUC"], rows)

@@ -11,7 +11,7 @@ from typing import Any, Optional
 
 import numpy as np
 
-from keras_backdoor.activations import channel_means, convolution, dead_channels, layer_outputs
+from keras_backdoor.activations import channel_means, convolution, convolutions, dead_channels, layer_outputs
 from keras_backdoor.classifier import Classifier
 from keras_backdoor.defenses.step import Step
 from keras_backdoor.examples import save_examples
@@ -37,7 +37,7 @@ class Repaired:
     ) -> None:
         """Run the defense; `metrics` has the rates of its last network, and those of every step if it has several."""
         exclude = before.exclude_target
-        self._defense, self._suspect, self._measured_on, self._poisoned = defense, suspect, measured_on, poisoned
+        self._suspect, self._measured_on, self._poisoned = suspect, measured_on, poisoned
         self._named: list[tuple[Step, GoodNet, dict[str, Any], dict[str, Any]]] = []
         rows = []
         seconds, started = 0.0, time.perf_counter()
@@ -80,8 +80,7 @@ class Repaired:
         for image_set in list(self._poisoned.values())[:1]:
             networks = {"": step.classifier, "goodnet_": goodnet}
             save_examples(folder / "examples.npz", self._measured_on, image_set, networks)
-            layer = getattr(self._defense, "layer", None)
-            activations = _activations(self._suspect, step.classifier, self._measured_on, image_set, layer)
+            activations = _activations(self._suspect, step.classifier, self._measured_on, image_set)
             if activations:
                 write_arrays(folder / "activations.npz", activations)
 
@@ -117,15 +116,21 @@ def _curve(
 
 
 def _activations(
-    before: Classifier, after: Classifier, clean: ImageSet, triggered: ImageSet, layer: Optional[str]
+    before: Classifier, after: Classifier, clean: ImageSet, triggered: ImageSet
 ) -> Optional[dict[str, np.ndarray]]:
     """Mean activation of each channel of the layer that was pruned, or would be, on clean and triggered images."""
+    pruned = {
+        name: dead_channels(after.model.get_layer(name)) & ~dead_channels(layer)
+        for name, layer in convolutions(before.model).items()
+    }
     try:
-        name = convolution(before.model, layer).name
+        name = (
+            next((name for name, channels in pruned.items() if channels.any()), None) or convolution(before.model).name
+        )
     except BadInput:  # a network without convolutions has no such picture
         return None
     layers = [classifier.model.get_layer(name) for classifier in (before, after)]
-    arrays = {"layer": np.array(name), "pruned": dead_channels(layers[1]) & ~dead_channels(layers[0])}
+    arrays = {"layer": np.array(name), "pruned": pruned[name]}
     for suffix, classifier, one in zip(("", "_after"), (before, after), layers):
         for kind, image_set in (("clean", clean), ("triggered", triggered)):
             arrays[kind + suffix] = channel_means(layer_outputs(classifier, one, image_set))

@@ -122,7 +122,7 @@ class Pruning(Stepwise):
 
 
 @dataclass(frozen=True)
-class FinePruning:
+class FinePruning(Stepwise):
     """Prune, then fine-tune what is left.
 
     Pruned channels stay dead in networks with ReLU: where kernel and bias are zero, so is the gradient.
@@ -141,10 +141,11 @@ class FinePruning:
         """Check the ranges."""
         self._halves()
 
-    def repair(self, classifier: Classifier, clean: ImageSet, progress: Progress = silent) -> Classifier:
-        """A pruned and fine-tuned copy of `classifier`. Raises `BadInput` as `Pruning` and `FineTuning` do."""
+    def steps(self, classifier: Classifier, clean: ImageSet, progress: Progress = silent) -> Iterator[Step]:
+        """One network, pruned and fine-tuned. Raises `BadInput` as `Pruning` and `FineTuning` do."""
         pruning, tuning = self._halves()
-        return tuning.repair(pruning.repair(classifier, clean, progress), clean, progress)
+        (pruned,) = pruning.steps(classifier, clean, progress)
+        yield Step(tuning.repair(pruned.classifier, clean, progress), pruned.done, "")
 
     def curve(self, classifier: Classifier, clean: ImageSet, sets: dict[str, ImageSet]) -> Curve:
         """As `Pruning.curve`."""

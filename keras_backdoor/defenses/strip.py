@@ -6,7 +6,7 @@ classes, in bits, averaged over the N overlays; below what clean images show, th
 Assumed: clean images (no labels), and a trigger that turns all inputs into one class. Both papers that compare it find that it
 fails where the target depends on the input (all-to-all).
 
-Paper and released code agree, but for what "superimposing" means: the code adds the two images with weights 1 and 1, unclipped.
+The algorithm "superimposes" two images and does not say how; the released code adds them with weights 1 and 1, unclipped.
 """
 
 from __future__ import annotations
@@ -60,10 +60,10 @@ class Strip:
     overlays: int = 100  # clean images that each input is blended with (the released code: 100)
     blending: str = "sum"  # sum (the released code), saturating (clipped at white) or half (50/50)
     false_rejection_rate: float = 0.01  # share of clean inputs that may be flagged; the papers: 0.01, 0.03, 0.05
-    threshold: str = "normal"  # from that share by normal (a fit of clean entropies, the paper) or quantile
+    threshold: str = "normal"  # how that share sets it: normal (the paper's fit) or quantile (of clean entropies)
     first_overlays: int = 0  # overlays after which clear cases are decided, others go on; 0: all inputs get all
     backgrounds: int = 2000  # clean images, at most, that the threshold is fitted on (the released code: 2000)
-    memory: int = 128  # MiB that a batch of blended images may take in the network
+    memory: int = 256  # MiB that a batch of blended images may take in the network
     seed: int = 0  # decides which images are laid over which
 
     def __post_init__(self) -> None:
@@ -160,8 +160,10 @@ class StripFilter:
             sums = sums[sums[:, count - 1] <= limit]
             so_far = np.sort(sums[:, count - 1])
             more = int(allowed * (count / overlays) ** 2) - wrong  # little at first, when one knows little
-            most = np.nextafter(so_far[more], -np.inf) if more < len(so_far) else np.inf
-            looks.append((count, min(most, self.threshold * count)))
+            most = self.threshold * count
+            if more < len(so_far):
+                most = min(most, float(np.nextafter(so_far[more], -np.inf)))
+            looks.append((count, most))
             wrong += int((so_far <= most).sum())
             sums = sums[sums[:, count - 1] > most]
         return [*looks, (overlays, -np.inf)]

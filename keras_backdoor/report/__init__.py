@@ -3,6 +3,7 @@
 It reads run folders and draws plain arrays; it knows no network, no attack and no defense, and needs no TensorFlow.
 """
 
+from keras_backdoor.report.defense_figures import write_figures
 from keras_backdoor.report.html import build_report
 
-__all__ = ["build_report"]
+__all__ = ["build_report", "write_figures"]

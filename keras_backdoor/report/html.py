@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-import csv
-import zipfile
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Any, Optional
 
-import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from keras_backdoor.files import BadInput, PathLike, atomic, read_json
-from keras_backdoor.report import figures, words
+from keras_backdoor.report import defense_words, figures, words
+from keras_backdoor.report.defense_figures import defense_figures
+from keras_backdoor.report.drawing import image_uri, svg
+from keras_backdoor.report.run_folder import Arrays, RunFolder, read_run
 
 REPORT = "report.html"
 
-Arrays = dict[str, np.ndarray]
-
 EXAMPLES = ("images", "triggered", "labels", "targets", "answers", "triggered_answers")
-ACTIVATIONS = ("clean", "triggered", "clean_after", "triggered_after", "pruned")
 
 RIGHT = ("right", "✓ right")
 WRONG = ("wrong", "✗ wrong")
@@ -28,41 +24,6 @@ WISH = ("wish", "☠ attacker's wish")
 BOTH = ("right", "✓ right; the attacker wants the same")
 FLAGGED = ("flagged", "⚑ flagged as backdoored")
 FALSE_ALARM = ("wrong", "⚑ false alarm: flagged as backdoored")
-
-
-@dataclass(frozen=True)
-class RunFolder:
-    """A finished run: its folder, and what `run.json` and `metrics.json` in it hold."""
-
-    folder: Path
-    record: dict[str, Any]
-    metrics: dict[str, Any]
-
-    @property
-    def name(self) -> str:
-        """The folder's own name."""
-        return self.folder.resolve().name
-
-    def arrays(self, file: str, names: Sequence[str]) -> Optional[Arrays]:
-        """The arrays of an .npz file of the run, None if it has no such file; `BadInput` if it lacks one of `names`."""
-        path = self.folder / file
-        if not path.exists():
-            return None
-        try:
-            with np.load(path) as archive:
-                arrays = {name: archive[name] for name in archive.files}
-        except (OSError, ValueError, zipfile.BadZipFile) as error:
-            raise BadInput(f"{path}: not an .npz file ({error})") from None
-        _require(path, arrays, names)
-        return arrays
-
-    def history(self) -> list[dict[str, str]]:
-        """The rows of `history.csv`, none if the run has no such file."""
-        path = self.folder / "history.csv"
-        if not path.exists():
-            return []
-        with open(path, newline="", encoding="utf-8") as file:
-            return list(csv.DictReader(file))
 
 
 def build_report(folder: PathLike) -> Path:
@@ -78,7 +39,7 @@ def build_report(folder: PathLike) -> Path:
     records = [path / "run.json" for path in (folder, *sorted(folder.iterdir())) if (path / "run.json").is_file()]
     runs, unfinished = [], []
     for record in sorted(records, key=_started):
-        run = _read(record)
+        run = read_run(record.parent)
         if run is None:
             unfinished.append(record.parent.resolve().name)
         else:
@@ -100,30 +61,6 @@ def _started(record_path: Path) -> str:
     return str(read_json(record_path).get("started", ""))
 
 
-def _read(record_path: Path) -> Optional[RunFolder]:
-    """The run, None if it is not finished."""
-    record = read_json(record_path)
-    _require(record_path, record, ("command", "asked", "versions", "finished"))
-    metrics_path = record_path.with_name("metrics.json")
-    if not record["finished"] or not metrics_path.exists():
-        return None
-    metrics = read_json(metrics_path)
-    needed = {
-        "train": ("recipe", "summary", "source", "seed"),
-        "defend": ("method", "model", "before", "after"),
-    }
-    _require(metrics_path, metrics, needed.get(record["command"], ()))
-    if record["command"] == "train" and "clean" not in metrics:
-        _require(metrics_path, metrics, ("badnet",))
-    return RunFolder(record_path.parent, record, metrics)
-
-
-def _require(path: Path, value: Any, names: Sequence[str]) -> None:
-    missing = [name for name in names if not isinstance(value, dict) or name not in value]
-    if missing:
-        raise BadInput(f"{path}: lacks {', '.join(missing)}")
-
-
 def _render(trained: Sequence[RunFolder], repairs: Sequence[RunFolder], unfinished: Sequence[str]) -> str:
     names = {run.name for run in trained}
     of_model: dict[str, list[RunFolder]] = {}
@@ -142,13 +79,20 @@ def _render(trained: Sequence[RunFolder], repairs: Sequence[RunFolder], unfinish
     environment.filters["percent"] = words.percent
     return environment.get_template(REPORT).render(
         chapters=chapters,
-        in_short=words.in_short(
+        in_short=defense_words.in_short(
             [run.metrics["badnet"] for run in trained if "badnet" in run.metrics],
-            [(run.metrics["before"], run.metrics["after"]) for run in repairs],
+            [(run.metrics["before"], _result(run)) for run in repairs if "filter" not in run.metrics],
+            [(run.metrics["before"], run.metrics["filter"]) for run in repairs if "filter" in run.metrics],
         ),
+        filters=any("filter" in run.metrics for run in repairs),
         runs=[*trained, *repairs],
         unfinished=unfinished,
     )
+
+
+def _result(run: RunFolder) -> words.Scores:
+    """The rates by which a defense that changes the network is judged: of a broken copy, what it detects."""
+    return run.metrics["goodnet"] if run.breaks else run.metrics["after"]
 
 
 def _chapter(title: str, run: Optional[RunFolder], repairs: Sequence[RunFolder]) -> dict[str, Any]:
@@ -164,17 +108,22 @@ def _chapter(title: str, run: Optional[RunFolder], repairs: Sequence[RunFolder])
             words.about_badnet(badnet, clean, expect) if badnet else words.about_twin(run.metrics["clean"])
         )
         chapter["examples"] = _examples(examples, "BadNet" if badnet else "clean twin", None) if examples else None
-        chapter["curves"] = _curves(run.history())
+        chapter["curves"] = _curves(run.table("history.csv"))
         if clean:
             chapter["rows"] += _rows("clean twin, never poisoned", clean)
         if badnet:
             chapter["rows"] += _rows("BadNet", badnet, expect)
+    known = [badnet]
     for repair, method in zip(repairs, titles):
         metrics = repair.metrics
-        if metrics["before"] != badnet:
+        if metrics["before"] not in known:
+            known.append(metrics["before"])
             chapter["rows"] += _rows(f"BadNet, as measured before {method}", metrics["before"])
-        chapter["rows"] += _rows(f"after {method}", metrics["after"])
-        if "goodnet" in metrics:
+        if len(repair.kept) > 1:
+            method += f": {defense_words.step_name(repair.kept[-1])}"
+        network = "BadNet behind {}" if "filter" in metrics else "broken copy ({})" if repair.breaks else "after {}"
+        chapter["rows"] += _rows(network.format(method), metrics["after"])
+        if metrics.get("goodnet"):
             chapter["rows"] += _rows(f"GoodNet ({method})", metrics["goodnet"])
     return chapter
 
@@ -186,49 +135,62 @@ def _titles(repairs: Sequence[dict[str, Any]]) -> list[str]:
         same = [other.get("settings", {}) for other in repairs if other["method"] == metrics["method"]]
         own = metrics.get("settings", {})
         differs = [key for key in own if any(other.get(key) != own[key] for other in same)]
-        changed = ", ".join(f"{key.replace('_', ' ')} {own[key]}" for key in differs)
+        changed = ", ".join(f"{key.replace('_', ' ')} {_spelled(own[key])}" for key in differs)
         titles.append(f"{metrics['method']}, {changed}" if changed else metrics["method"])
     return titles
 
 
+def _spelled(value: Any) -> str:
+    return ", ".join(f"{one:g}" for one in value) or "none" if isinstance(value, list) else str(value)
+
+
 def _rows(network: str, scores: words.Scores, expect: Optional[Sequence[float]] = None) -> list[dict[str, Any]]:
-    """Rows of the table of rates: one a trigger."""
+    """Rows of the table of rates: one a trigger, or one without."""
     targets = f"target's own {'left out' if scores['exclude_target'] else 'counted'}"
-    return [
+    clean = f"{scores['n_clean']:,} clean"
+    row = {"network": network, "trigger": "–", "clean": scores["clean_accuracy"], "attack": None, "robust": None}
+    row |= {"expect": [expect[0], None] if expect else None, "measured": clean}
+    triggered = [
         {
-            "network": network,
+            **row,
             "trigger": name,
-            "clean": scores["clean_accuracy"],
             "attack": rate,
             "robust": scores["robust_accuracy"].get(name),
             "expect": [expect[0], expect[min(i, len(expect) - 1)]] if expect else None,
-            "measured": f"{scores['n_clean']:,} clean, {scores['n_poisoned'][name]:,} triggered; {targets}",
+            "measured": f"{clean}, {scores['n_poisoned'][name]:,} triggered; {targets}",
         }
         for i, (name, rate) in enumerate(scores["attack_success_rate"].items(), 1)
     ]
+    return triggered or [row]
 
 
 def _repair(run: RunFolder, title: str) -> dict[str, Any]:
-    metrics = run.metrics
-    examples = run.arrays("examples.npz", EXAMPLES)
-    activations = run.arrays("activations.npz", ("layer", *ACTIVATIONS))
-    goodnet = metrics.get("goodnet")
+    """What the page says of one defense."""
+    metrics, kept = run.metrics, run.kept
+    before, after, goodnet = metrics["before"], metrics["after"], metrics.get("goodnet")
+    examples, activations = run.arrays("examples.npz", EXAMPLES), run.activations()
+    if "filter" in metrics:
+        sentences = defense_words.about_filter(before, metrics["filter"])
+    elif run.breaks:
+        sentences = defense_words.about_broken(before, after)
+    else:
+        sentences = words.about_repair(before, after)
+    if not before["attack_success_rate"]:
+        sentences = [*sentences, "No triggered images were given, so what it does to the backdoor was not measured."]
+    network = "broken copy" if run.breaks else "repaired network"
     return {
         "run": run,
         "title": title,
-        "sentences": words.about_repair(metrics["before"], metrics["after"]),
-        "goodnet": words.about_goodnet(metrics["before"], goodnet) if goodnet else None,
-        "examples": _examples(examples, "repaired network", "GoodNet") if examples else None,
-        "activations": _activations(activations) if activations else None,
-    }
-
-
-def _activations(arrays: Arrays) -> dict[str, Any]:
-    channels = [arrays[name] for name in ACTIVATIONS]
-    return {
-        "layer": str(arrays["layer"]),
-        "map": figures.activation_maps(*channels),
-        "sentences": words.about_activations(*channels),
+        "network": network,
+        "sentences": sentences,
+        "steps": [{**step, "name": defense_words.step_name(step)} for step in kept],
+        "passed": len(metrics.get("steps", [])) - len(kept),
+        "goodnet": words.about_goodnet(before, goodnet) if goodnet else None,
+        # Where a GoodNet flags agreement, its answers do not tell which of them are the flag.
+        "examples": _examples(examples, network, None if run.breaks else "GoodNet") if examples else None,
+        "activations": activations
+        and {"layer": activations[0], "sentences": defense_words.about_activations(*activations[1])},
+        "figures": {name: svg(figure) for name, figure in defense_figures(run).items()},
     }
 
 
@@ -250,8 +212,8 @@ def _examples(arrays: Arrays, network: str, goodnet: Optional[str]) -> dict[str,
             {
                 "label": label,
                 "target": target,
-                "image": figures.image_uri(arrays["images"][index]),
-                "triggered": figures.image_uri(arrays["triggered"][index]),
+                "image": image_uri(arrays["images"][index]),
+                "triggered": image_uri(arrays["triggered"][index]),
                 "said": said,
             }
         )
@@ -282,6 +244,6 @@ def _curves(rows: Sequence[dict[str, str]]) -> Optional[dict[str, str]]:
     prefix = "attack_success_rate/"
     attack = {name[len(prefix) :]: column(name) for name in rows[0] if name.startswith(prefix)}
     return {
-        "loss": figures.loss_curve(stages, column("loss")),
-        "rates": figures.rate_curves(stages, column("clean_accuracy"), attack),
+        "loss": svg(figures.loss_curve(stages, column("loss"))),
+        "rates": svg(figures.rate_curves(stages, (column("clean_accuracy"), attack))),
     }

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
 Scores = Mapping[str, Any]
 """Rates of one network, as `keras_backdoor.metrics.Scores.as_json` writes them."""
 
@@ -216,47 +214,4 @@ def about_goodnet(before: Scores, goodnet: Scores) -> list[str]:
             f"Clean accuracy is {percent(goodnet['clean_accuracy'])}, {points(difference)} "
             f"{'more' if difference > 0 else 'less'} than the BadNet's; a false alarm counts as an error."
         )
-    return said
-
-
-def about_activations(
-    clean: np.ndarray, triggered: np.ndarray, clean_after: np.ndarray, triggered_after: np.ndarray, pruned: np.ndarray
-) -> list[str]:
-    """What the activation maps show; mean activations of the channels, all arrays (C,)."""
-    number = int(pruned.sum()) or "None"
-    said = [f"{number} of {count(len(pruned), 'channel')} {'was' if number == 1 else 'were'} pruned."]
-    rise = triggered - clean
-    leaders = np.argsort(-rise, kind="stable")[: max(1, len(rise) // 10)]
-    leaders = leaders[rise[leaders] > 0]
-    if len(leaders) == 0:
-        return [*said, "The trigger raises no channel of this layer: the backdoor does not show here."]
-    hit = int(pruned[leaders].sum())
-    if pruned.any():
-        said.append(f"Pruning took {hit} of the {count(len(leaders), 'channel')} that the trigger raises most.")
-    old, new = np.abs(rise).mean(), np.abs(triggered_after - clean_after).mean()
-    trend = "less" if new < 0.9 * old else "more" if new > 1.1 * old else "about the same"
-    said.append(f"The trigger moved a channel by {old:.3g} on average before, and by {new:.3g} afterwards: {trend}.")
-    return said
-
-
-def in_short(badnets: Sequence[Scores], repairs: Sequence[tuple[Scores, Scores]]) -> list[str]:
-    """The whole page in a few sentences. badnets: one each. repairs: rates before and after, one pair a defense."""
-    said = []
-    if badnets:
-        said.append(f"The backdoor works in {sum(map(works, badnets))} of {count(len(badnets), 'BadNet')}.")
-    if repairs:
-        outcomes = [repair_outcome(before, after) for before, after in repairs]
-        costly = sum(
-            outcome == REMOVED and before["clean_accuracy"] - after["clean_accuracy"] > SLIGHT
-            for outcome, (before, after) in zip(outcomes, repairs)
-        )
-        price = f" ({costly} at the price of more than {points(SLIGHT)} of clean accuracy)" if costly else ""
-        phrases = {
-            REMOVED: f"removed the backdoor{price}",
-            WEAKENED: "weakened the backdoor",
-            FAILED: "failed",
-            ABSENT: "had no working backdoor to remove",
-        }
-        parts = [f"{outcomes.count(outcome)} {phrases[outcome]}" for outcome in phrases if outcome in outcomes]
-        said.append(f"Of {count(len(repairs), 'repair')}, {', '.join(parts)}.")
     return said

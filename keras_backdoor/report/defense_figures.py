@@ -1,0 +1,86 @@
+"""The figures of a run of a defense, by the name of their file: drawn from what the run left in its folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Optional
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from keras_backdoor.files import BadInput, PathLike
+from keras_backdoor.report import figures
+from keras_backdoor.report.defense_words import step_name
+from keras_backdoor.report.drawing import save_png
+from keras_backdoor.report.run_folder import RunFolder, read_run
+
+SCORE = {"strip": "mean entropy of the answers, in bits"}
+"""What the filter of a method measures."""
+
+
+def write_figures(folder: PathLike) -> list[Path]:
+    """Write the figures of the run of `kbd defend` in `folder` as `figures/NAME.png`; gives their paths.
+
+    Those that apply: `curve` (rates against channels pruned), `heat_map` (rates over learning rates and channels),
+    `activations` (of channels, before and after), `scores` (of inputs, and the threshold).
+
+    Raises `BadInput` if there is no finished run of a defense, or its files are not what they should be.
+    """
+    folder = Path(folder)
+    run = read_run(folder)
+    if run is None or run.record["command"] != "defend":
+        raise BadInput(f"{folder}: holds no finished run of kbd defend")
+    drawn = defense_figures(run)
+    paths = [folder / "figures" / f"{name}.png" for name in drawn]
+    for path, figure in zip(paths, drawn.values()):
+        path.parent.mkdir(exist_ok=True)
+        save_png(figure, path)
+    return paths
+
+
+def defense_figures(run: RunFolder) -> dict[str, Figure]:
+    """The figures that the run has data for. Raises `BadInput` if its files are not what they should be."""
+    activations, scores = run.activations(), run.scores()
+    drawn = {
+        "curve": _curve(run),
+        "heat_map": _heat_map(run.metrics.get("steps", [])),
+        "activations": figures.activation_maps(*activations[1]) if activations else None,
+    }
+    if scores:
+        threshold, clean, triggered = scores
+        name = SCORE.get(run.metrics["method"], "score")
+        drawn["scores"] = figures.score_histograms(clean, triggered, threshold, name)
+    return {name: figure for name, figure in drawn.items() if figure is not None}
+
+
+def _curve(run: RunFolder) -> Optional[Figure]:
+    curve = run.curve()
+    if curve is None:
+        return None
+    rates, goodnet = curve
+    marks: dict[int, list[str]] = {}
+    for step in run.kept:
+        if "channels" in step:
+            marks.setdefault(step["channels"], []).append(step_name(step, channels=False))
+    last = len(rates[0]) - 1
+    if not all(0 <= count <= last for count in marks):
+        raise BadInput(f"{run.folder / 'metrics.json'}: a step has {max(marks)} channels, but curve.csv ends at {last}")
+    return figures.pruning_curve(rates, goodnet, {count: ", ".join(names) for count, names in marks.items()})
+
+
+def _heat_map(steps: list[dict[str, Any]]) -> Optional[Figure]:
+    """Of steps that differ in learning rate and channels; None if there are none."""
+    steps = [step for step in steps if {"learning_rate", "channels"} <= step.keys()]
+    if not steps:
+        return None
+    rates = sorted({step["learning_rate"] for step in steps}, reverse=True)
+    channels = sorted({step["channels"] for step in steps})
+    attacks = list(steps[0]["after"]["attack_success_rate"])
+    maps = {"clean accuracy": np.full((len(rates), len(channels)), np.nan)}
+    maps |= {f"attack success ({name})": np.full((len(rates), len(channels)), np.nan) for name in attacks}
+    for step in steps:
+        cell = rates.index(step["learning_rate"]), channels.index(step["channels"])
+        values = step["after"]["clean_accuracy"], *map(step["after"]["attack_success_rate"].get, attacks)
+        for drawn, value in zip(maps.values(), values):
+            drawn[cell] = value
+    return figures.heat_maps(rates, channels, maps)
