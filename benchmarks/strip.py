@@ -2,9 +2,9 @@
 
     python benchmarks/strip.py [--network FILE] [--art PYTHON]
 
-The network is GTSRB's with a white 4x4 square as its trigger, trained here; or it is read from FILE. Without the data
-($KBD_SHARED_DATA or ../shared/data), weights and images are random. PYTHON ($KBD_ART_PYTHON) is an interpreter of an environment
-with adversarial-robustness-toolbox and TensorFlow 2.15, which is no dependency; without it, its row is left out.
+The network is GTSRB's with a white 4x4 square as its trigger, trained here; or it is read from FILE ($KBD_STRIP_NETWORK).
+Without the data ($KBD_SHARED_DATA or ../shared/data), weights and images are random. PYTHON ($KBD_ART_PYTHON) is an interpreter
+of an environment with adversarial-robustness-toolbox and TensorFlow 2.15, which is no dependency; without it, no row.
 """
 
 from __future__ import annotations
@@ -199,7 +199,9 @@ def beside_art(
     return rows
 
 
-def table(network: str | None = None, art: str | None = os.environ.get("KBD_ART_PYTHON")) -> str:
+def table(
+    network: str | None = os.environ.get("KBD_STRIP_NETWORK"), art: str | None = os.environ.get("KBD_ART_PYTHON")
+) -> str:
     told, classifier, clean, first, second = setting(network)
     inputs = both(first, second, 250)
     lines = (
@@ -223,7 +225,7 @@ def table(network: str | None = None, art: str | None = os.environ.get("KBD_ART_
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
-    parser.add_argument("--network")
+    parser.add_argument("--network", default=os.environ.get("KBD_STRIP_NETWORK"))
     parser.add_argument("--art", default=os.environ.get("KBD_ART_PYTHON"))
     arguments = parser.parse_args()
     sys.stdout.write(table(arguments.network, arguments.art) + "\n")
