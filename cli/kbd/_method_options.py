@@ -53,8 +53,8 @@ def method_options(method: str) -> list[click.Option]:
 
 
 def method_summary(method: str) -> str:
-    """The docstring of the method's class."""
-    return ast.get_docstring(_definition(method)[0]) or ""
+    """The docstring of the method's class, but for what it raises, which is for callers."""
+    return (ast.get_docstring(_definition(method)[0]) or "").partition("Raises `BadInput`")[0].rstrip()
 
 
 def _definition(method: str) -> tuple[ast.ClassDef, list[str]]:
