@@ -21,6 +21,7 @@ from PIL import Image
 from tensorflow import keras
 
 import kbd.main
+from kbd._method_options import resumes
 from kbd.defend import defend as defend_group
 from keras_backdoor.classifier import Classifier
 from keras_backdoor.datasets import read_images, write_csaw_hdf5
@@ -424,10 +425,11 @@ def test_without_arguments_there_is_help():
 @pytest.mark.parametrize("method", DEFENSES)
 def test_options_of_a_method_are_the_fields_of_its_class(method):
     command = defend_group.get_command(None, method)
-    own = {option.name: option for option in command.params if option.name not in SHARED_OPTIONS}
+    shared = SHARED_OPTIONS | ({"resume"} if resumes(method) else set())
+    own = {option.name: option for option in command.params if option.name not in shared}
     fields = {field.name: field for field in dataclasses.fields(find(method))}
     assert list(own) == list(fields)
-    assert {option.name for option in command.params} - set(own) == SHARED_OPTIONS  # a field would shadow one of them
+    assert {option.name for option in command.params} - set(own) == shared  # a field would shadow one of them
     for name, option in own.items():
         default = fields[name].default
         assert option.default == default and type(option.default) is type(default), name

@@ -52,6 +52,11 @@ def method_options(method: str) -> list[click.Option]:
     return options
 
 
+def resumes(method: str) -> bool:
+    """Whether the method works through chunks and can go on after an interrupt."""
+    return any(isinstance(part, ast.FunctionDef) and part.name == "chunks" for part in _definition(method)[0].body)
+
+
 def method_summary(method: str) -> str:
     """The docstring of the method's class, but for what it raises, which is for callers."""
     return (ast.get_docstring(_definition(method)[0]) or "").partition("Raises `BadInput`")[0].rstrip()

@@ -13,6 +13,9 @@ import click
 
 from keras_backdoor.progress import Progress
 
+PLAIN = ("loss", "norm")
+"""Figures of progress that are no rates."""
+
 
 def notice(text: str) -> None:
     """A line for people, on stderr."""
@@ -106,6 +109,18 @@ def filter_table(rates: Mapping[str, Any]) -> None:
         table(["triggered inputs", "false acceptance rate", "AUC"], rows)
 
 
+def verdict_table(verdict: Mapping[str, Any]) -> None:
+    """What a scan of the network says, and its smallest triggers, on stdout."""
+    flagged = ", ".join(map(str, verdict["labels"]))
+    score = "" if verdict["score"] is None else f"; anomaly index {verdict['score']:.2f}"
+    click.echo((f"backdoored: label {flagged} has a short cut" if flagged else "no label stands out") + score)
+    norms = sorted(zip(verdict["norms"], verdict["examined"]))[:5]
+    table(["label", "norm of its smallest trigger"], [(str(label), f"{norm:.2f}") for norm, label in norms])
+    click.echo(
+        f"({len(verdict['examined'])} labels examined: median {verdict['median']:.2f}, MAD {verdict['mad']:.2f})"
+    )
+
+
 @contextmanager
 def progress_display() -> Iterator[Progress]:
     """A progress callback: a moving bar on a terminal, a plain line a step elsewhere."""
@@ -118,7 +133,7 @@ def progress_display() -> Iterator[Progress]:
 
 def _figures(values: Mapping[str, float]) -> str:
     def show(name: str, value: float) -> str:
-        return f"{name.replace('_', ' ')} {f'{value:.4f}' if name == 'loss' else percent(value)}"
+        return f"{name.replace('_', ' ')} {f'{value:.4f}' if name in PLAIN else percent(value)}"
 
     return ", ".join(show(name, value) for name, value in values.items() if name != "accuracy")
 

@@ -6,7 +6,7 @@ from typing import Any, Optional
 
 import click
 
-from kbd._method_options import method_options, method_summary
+from kbd._method_options import method_options, method_summary, resumes
 from kbd._options import ARCHITECTURE, CLEAN, EXCLUDE_TARGET, JSON, POISONED, PREPROCESSING, TRUST
 from keras_backdoor.defenses import DEFENSES
 from keras_backdoor.files import lookup
@@ -41,9 +41,12 @@ class Methods(click.Group):
             JSON,
         ):
             option(command)
+        if resumes(name):
+            RESUME(command)
         return command
 
 
+RESUME = click.option("--resume", is_flag=True, help="Go on with the unfinished run in DIR.")
 TEST = click.option(
     "--test", metavar="FILE", help="Clean images to measure accuracy on, which the defense does not use."
 )
@@ -79,12 +82,22 @@ def _run(
     architecture: Optional[str],
     trust: bool,
     as_json: bool,
+    resume: bool = False,
     **settings: Any,
 ) -> None:
     from pathlib import Path
 
     from kbd._inputs import admit, images_for, named_files
-    from kbd._show import command_line, filter_table, notice, print_json, progress_display, rates_table, steps_table
+    from kbd._show import (
+        command_line,
+        filter_table,
+        notice,
+        print_json,
+        progress_display,
+        rates_table,
+        steps_table,
+        verdict_table,
+    )
     from keras_backdoor.files import check_file
     from keras_backdoor.runs import check_output_folder
 
@@ -92,7 +105,7 @@ def _run(
     for path in filter(None, (clean, test, *files.values())):
         check_file(path)
     folder = output or f"runs/{method}-{Path(model).stem}"
-    check_output_folder(folder)
+    check_output_folder(folder, resume)
     admitted = admit(model, trust)
     from keras_backdoor.classifier import Classifier
     from keras_backdoor.defenses import find
@@ -117,6 +130,7 @@ def _run(
             test=images_for(classifier, test) if test else None,
             exclude_target=exclude_target,
             missing_classes=missing_classes,
+            resume=resume,
             admitted=admitted,
             reproduce=command_line(),
             progress=progress,
@@ -125,7 +139,9 @@ def _run(
     if as_json:
         print_json(metrics)
         return
-    if "filter" in metrics:
+    if metrics["verdict"]:
+        verdict_table(metrics["verdict"])
+    elif "filter" in metrics:
         rates_table({"before": metrics["before"], "behind the filter": metrics["after"]})
         filter_table(metrics["filter"])
     else:

@@ -18,6 +18,7 @@ DEFENSES = {
     "fine-pruning-rounds": ("fine_pruning", "FinePruningRounds"),
     "anti-repair": ("anti_repair", "AntiRepair"),
     "strip": ("strip", "Strip"),
+    "neural-cleanse": ("neural_cleanse", "NeuralCleanse"),
 }
 """Name of the method, and the module here and the class in it."""
 

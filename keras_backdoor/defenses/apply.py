@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any, Optional
@@ -10,6 +11,7 @@ import numpy as np
 
 from keras_backdoor.classifier import Classifier
 from keras_backdoor.defenses.apply_filter import Filtered
+from keras_backdoor.defenses.apply_inspect import Inspected
 from keras_backdoor.defenses.apply_repair import Repaired
 from keras_backdoor.files import BadInput, PathLike, sha256
 from keras_backdoor.gate import Admitted
@@ -34,6 +36,7 @@ def defend(
     test: Optional[ImageSet] = None,
     exclude_target: bool = False,
     missing_classes: bool = False,
+    resume: bool = False,
     admitted: Optional[Admitted] = None,
     reproduce: str = "",
     progress: Progress = silent,
@@ -42,7 +45,8 @@ def defend(
 
     Writes to `folder`, when all is computed: `metrics.json`; of a defense that repairs, `repaired.h5`, `goodnet.h5` (the two
     networks together) and their model cards, with a suffix (`goodnet-drop-2.h5`) for each named step, `examples.npz`,
-    `activations.npz`, `curve.csv`; of a defense that filters inputs, `filter.json` and `scores.npz`.
+    `activations.npz`, `curve.csv`; of a defense that filters inputs, `filter.json` and `scores.npz`. A defense that inspects the
+    network writes `triggers.npz` as it goes on, and in the end `verdict.json`; with `resume` it goes on with what is there.
 
     clean: what the defense may use. poisoned: sets to measure attack success on, by name. test: clean images to measure
     accuracy on; without them it is measured on `clean`, which a defense that trains has seen. missing_classes: go on even if
@@ -51,25 +55,31 @@ def defend(
     """
     if classifier.detects:
         raise BadInput(f"{model}: is a GoodNet already; give the network that it was made of")
-    check_clean(clean, classifier.num_classes, missing_classes)
+    inspects = hasattr(defense, "inspect")
+    check_clean(clean, classifier.num_classes, missing_classes or inspects)  # which uses no labels
     measured_on = clean if test is None else test
     measured = "the images that the defense used" if test is None else "images that the defense has not seen"
     before = score(classifier, measured_on, poisoned, exclude_target)
-    use = Filtered if hasattr(defense, "fit_filter") else Repaired
-    outcome = use(defense, classifier, clean, measured_on, poisoned, before, progress)
+    parent = admitted.report.sha256 if admitted else sha256(model)
+    trusted = [finding.as_json() for finding in admitted.report.findings] if admitted and admitted.trusted else []
+    settings = json.loads(json.dumps(asdict(defense)))  # as they are read again
+    asked = {"method": method, "model": parent, "settings": settings, "clean": clean.fingerprint(), "trusted": trusted}
+    if inspects:
+        run = Run.start(folder, "defend", asked, resume, reproduce)
+        outcome: Inspected | Filtered | Repaired = Inspected(defense, classifier, clean, before, progress, run.folder)
+    else:
+        use = Filtered if hasattr(defense, "fit_filter") else Repaired
+        outcome = use(defense, classifier, clean, measured_on, poisoned, before, progress)
+        run = Run.start(folder, "defend", asked, reproduce=reproduce)
     metrics = {
         "method": method,
         "model": str(model),
-        "settings": asdict(defense),
+        "settings": settings,
         "clean_accuracy_on": measured,
         "before": before.as_json(),
         **outcome.metrics,
     }
-    parent = admitted.report.sha256 if admitted else sha256(model)
-    trusted = [finding.as_json() for finding in admitted.report.findings] if admitted and admitted.trusted else []
-    asked = {"method": method, "model": parent, "settings": asdict(defense), "clean": clean.fingerprint()}
-    run = Run.start(folder, "defend", {**asked, "trusted": trusted}, reproduce=reproduce)
-    about = {"method": method, "settings": asdict(defense), "parents": [parent], "data": f"measured on {measured}"}
+    about = {"method": method, "settings": settings, "parents": [parent], "data": f"measured on {measured}"}
     outcome.write(run.folder, about)
     run.write("metrics.json", metrics)
     run.finish()

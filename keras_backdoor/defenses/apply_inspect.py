@@ -1,0 +1,84 @@
+"""Running a defense that says whether a network is backdoored: a scan that can be interrupted, and its verdict."""
+
+from __future__ import annotations
+
+import time
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from keras_backdoor.classifier import Classifier
+from keras_backdoor.files import BadInput, PathLike, write_arrays, write_json
+from keras_backdoor.images import ImageSet
+from keras_backdoor.metrics import Scores
+from keras_backdoor.progress import Progress
+from keras_backdoor.trigger_inversion import ReversedTrigger
+
+TRIGGERS = "triggers.npz"
+
+
+class Inspected:
+    """What comes of a defense with the verb `inspect`; the network stays as it is."""
+
+    def __init__(
+        self, defense: Any, suspect: Classifier, clean: ImageSet, before: Scores, progress: Progress, folder: Path
+    ) -> None:
+        """Scan, keeping in `folder` what is found after every chunk; what is there already is not searched again."""
+        triggers = read_triggers(folder / TRIGGERS) if (folder / TRIGGERS).exists() else []
+        started = time.perf_counter()
+        for chunk in defense.chunks(suspect, clean, [trigger.label for trigger in triggers], progress):
+            triggers += chunk
+            write_triggers(folder / TRIGGERS, triggers)
+        verdict = defense.verdict(triggers, suspect.num_classes)
+        self._verdict = {
+            "backdoored": verdict.backdoored,
+            "labels": list(verdict.flagged),
+            "score": _number(verdict.score),
+            "probability": _number(verdict.probability),
+            "examined": verdict.labels.tolist(),
+            "norms": [round(float(norm), 4) for norm in verdict.norms[verdict.labels]],
+            "median": verdict.median,
+            "mad": verdict.mad,
+        }
+        self.metrics: dict[str, Any] = {"after": before.as_json(), "verdict": self._verdict}
+        self.metrics["seconds"] = round(time.perf_counter() - started, 3)
+
+    def write(self, folder: Path, about: Mapping[str, Any]) -> None:
+        """Write the verdict."""
+        write_json(folder / "verdict.json", {**about, **self._verdict})
+
+
+def write_triggers(path: PathLike, triggers: list[ReversedTrigger]) -> None:
+    """Reversed triggers as one .npz file: `label`, `mask`, `pattern`, `success`, `works`, and `history`, NaN after its end."""
+    longest = max(len(trigger.history) for trigger in triggers)
+    arrays = {
+        name: np.array([getattr(trigger, name) for trigger in triggers])
+        for name in ("label", "mask", "pattern", "success", "works")
+    }
+    history = np.full((len(triggers), longest, 3), np.nan, np.float32)
+    for place, trigger in enumerate(triggers):
+        history[place, : len(trigger.history)] = trigger.history
+    write_arrays(path, {**arrays, "history": history})
+
+
+def read_triggers(path: PathLike) -> list[ReversedTrigger]:
+    """What `write_triggers` wrote; `BadInput` if the file is damaged."""
+    try:
+        with np.load(path) as file:
+            rows = zip(*(file[name] for name in ("label", "mask", "pattern", "success", "works", "history")))
+            return [
+                ReversedTrigger(
+                    int(label), mask, pattern, float(success), bool(works), history[~np.isnan(history[:, 0])]
+                )
+                for label, mask, pattern, success, works, history in rows
+            ]
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise BadInput(f"{path}: not a file of reversed triggers ({error})") from None
+
+
+def _number(value: float) -> float | None:
+    """NaN and infinity, which JSON does not have, as None."""
+    return value if np.isfinite(value) else None
