@@ -19,6 +19,9 @@ DEFENSES = {
     "anti-repair": ("anti_repair", "AntiRepair"),
     "strip": ("strip", "Strip"),
     "neural-cleanse": ("neural_cleanse", "NeuralCleanse"),
+    "unlearning": ("neural_cleanse_repair", "Unlearning"),
+    "neuron-pruning": ("neural_cleanse_pruning", "NeuronPruning"),
+    "activation-filter": ("neural_cleanse_filter", "NeuralCleanseFilter"),
 }
 """Name of the method, and the module here and the class in it."""
 

@@ -41,8 +41,9 @@ class Repaired:
         self._named: list[tuple[Step, GoodNet, dict[str, Any], dict[str, Any]]] = []
         rows = []
         seconds, started = 0.0, time.perf_counter()
+        known = {"triggers": defense.triggers(suspect, clean, progress)} if hasattr(defense, "triggers") else {}
         if hasattr(defense, "steps"):
-            steps = defense.steps(suspect, clean, progress)
+            steps = defense.steps(suspect, clean, progress, **known)
         else:
             steps = iter([Step(defense.repair(suspect, clean, progress), name="")])
         for step in steps:
@@ -64,7 +65,7 @@ class Repaired:
         }
         if hasattr(defense, "steps"):
             self.metrics["steps"] = rows
-        self._curve = _curve(defense, suspect, clean, measured_on, poisoned, exclude)
+        self._curve = _curve(defense, suspect, clean, measured_on, poisoned, exclude, known)
 
     def write(self, folder: Path, about: Mapping[str, Any]) -> None:
         """Write the networks, and the arrays that figures are drawn from."""
@@ -92,15 +93,19 @@ def _curve(
     measured_on: ImageSet,
     poisoned: Mapping[str, ImageSet],
     exclude_target: bool,
+    known: Mapping[str, Any],
 ) -> Optional[str]:
-    """What each pruned channel does to the rates, as the text of a CSV file; None if the defense does not prune in an order."""
+    """What each pruned channel does to the rates, as the text of a CSV file; None if the defense does not prune in an order.
+
+    known: what the defense has found out about the network already, for its `curve`.
+    """
     if not hasattr(defense, "curve"):
         return None
     sets = {"clean_accuracy_used": clean, "clean_accuracy": measured_on}
     for name, images in poisoned.items():
         counted = images.select(images.labels != images.true_labels) if exclude_target else images
         sets[f"attack_success_rate/{name}"] = counted
-    curve = defense.curve(suspect, clean, sets)
+    curve = defense.curve(suspect, clean, sets, **known)
     columns: dict[str, Sequence[Any]] = {
         "channels": range(len(curve.order) + 1),
         "channel": ["", *curve.order],
