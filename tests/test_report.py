@@ -548,7 +548,7 @@ def test_hostile_names_stay_text(tmp_path):
     rows = [{**row, "stage": evil + row["stage"], f"attack_success_rate/{evil}": 0.5} for row in history(("a", "b"))]
     write_run(tmp_path / "run", "train", metrics, asked={evil: evil}, reproduce=evil, history=rows)
     arrays = {**activations(), "layer": evil}
-    write_run(tmp_path / "repair", "defend", defend_metrics(method=evil, verdict=evil), activations=arrays)
+    write_run(tmp_path / "repair", "defend", defend_metrics(method=evil), activations=arrays)
     steps = [
         {"channels": 1, "learning_rate": 0.1, "name": name, "after": scores(name=evil), "goodnet": None}
         for name in (evil, "")

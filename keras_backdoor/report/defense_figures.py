@@ -12,7 +12,9 @@ from keras_backdoor.files import BadInput, PathLike
 from keras_backdoor.report import figures
 from keras_backdoor.report.defense_words import step_name
 from keras_backdoor.report.drawing import save_png
+from keras_backdoor.report.inspection import read_found, read_inspection
 from keras_backdoor.report.run_folder import RunFolder, read_run
+from keras_backdoor.report.verdict_figures import norms_of_labels, search_curves, trigger_pictures
 
 SCORE = {"strip": "mean entropy of the answers, in bits"}
 """What the filter of a method measures."""
@@ -22,7 +24,8 @@ def write_figures(folder: PathLike) -> list[Path]:
     """Write the figures of the run of `kbd defend` in `folder` as `figures/NAME.png`; gives their paths.
 
     Those that apply: `curve` (rates against channels pruned), `heat_map` (rates over learning rates and channels),
-    `activations` (of channels, before and after), `scores` (of inputs, and the threshold).
+    `activations` (of channels, before and after), `scores` (of inputs, and the threshold), `norms` (of labels, and the
+    threshold), `triggers` (that were reversed), `search` (how these were found).
 
     Raises `BadInput` if there is no finished run of a defense, or its files are not what they should be.
     """
@@ -50,6 +53,13 @@ def defense_figures(run: RunFolder) -> dict[str, Figure]:
         threshold, clean, triggered = scores
         name = SCORE.get(run.metrics["method"], "score")
         drawn["scores"] = figures.score_histograms(clean, triggered, threshold, name)
+    inspection = read_inspection(run)
+    if inspection:
+        found = read_found(run, inspection)
+        if inspection.target is None:  # which has nothing beside it
+            drawn["norms"] = norms_of_labels(inspection)
+        if found:
+            drawn |= {"triggers": trigger_pictures(found), "search": search_curves(found)}
     return {name: figure for name, figure in drawn.items() if figure is not None}
 
 

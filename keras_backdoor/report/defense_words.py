@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from keras_backdoor.report.inspection import Inspection
+from keras_backdoor.report.verdict_words import scans_in_short
 from keras_backdoor.report.words import (
     ABSENT,
     FAILED,
@@ -140,10 +142,12 @@ def in_short(
     badnets: Sequence[Scores],
     repairs: Sequence[tuple[Scores, Scores]],
     filters: Sequence[tuple[Scores, Filter]],
+    inspections: Sequence[Inspection] = (),
 ) -> list[str]:
     """The whole page in a few sentences.
 
     badnets: one each. repairs: rates before and after, one pair a defense. filters: rates before, and of the filter.
+    inspections: verdicts of scans.
     """
     said = []
     measured = [(before, after) for before, after in repairs if before["attack_success_rate"]]
@@ -174,6 +178,7 @@ def in_short(
         }
         outcomes = [filter_outcome(before, rates) for before, rates in filtered]
         said.append(f"Of {count(len(filtered), 'filter')} of inputs, {_tally(outcomes, phrases)}.")
+    said += scans_in_short(inspections)
     if unknown:
         said.append(f"Of {count(unknown, 'defense')}, no attack success was measured: no triggered images were given.")
     return said

@@ -9,21 +9,14 @@ from typing import Any, Optional
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from keras_backdoor.files import BadInput, PathLike, atomic, read_json
-from keras_backdoor.report import defense_words, figures, words
+from keras_backdoor.report import defense_words, figures, verdict_words, words
 from keras_backdoor.report.defense_figures import defense_figures
-from keras_backdoor.report.drawing import image_uri, svg
-from keras_backdoor.report.run_folder import Arrays, RunFolder, read_run
+from keras_backdoor.report.drawing import svg
+from keras_backdoor.report.example_cards import EXAMPLES, example_cards
+from keras_backdoor.report.inspection import read_found, read_inspection
+from keras_backdoor.report.run_folder import RunFolder, read_run
 
 REPORT = "report.html"
-
-EXAMPLES = ("images", "triggered", "labels", "targets", "answers", "triggered_answers")
-
-RIGHT = ("right", "✓ right")
-WRONG = ("wrong", "✗ wrong")
-WISH = ("wish", "☠ attacker's wish")
-BOTH = ("right", "✓ right; the attacker wants the same")
-FLAGGED = ("flagged", "⚑ flagged as backdoored")
-FALSE_ALARM = ("wrong", "⚑ false alarm: flagged as backdoored")
 
 
 def build_report(folder: PathLike) -> Path:
@@ -81,10 +74,12 @@ def _render(trained: Sequence[RunFolder], repairs: Sequence[RunFolder], unfinish
         chapters=chapters,
         in_short=defense_words.in_short(
             [run.metrics["badnet"] for run in trained if "badnet" in run.metrics],
-            [(run.metrics["before"], _result(run)) for run in repairs if "filter" not in run.metrics],
+            [(run.metrics["before"], _result(run)) for run in repairs if not (run.inspects or "filter" in run.metrics)],
             [(run.metrics["before"], run.metrics["filter"]) for run in repairs if "filter" in run.metrics],
+            [inspection for inspection in map(read_inspection, repairs) if inspection],
         ),
         filters=any("filter" in run.metrics for run in repairs),
+        scans=any(run.inspects for run in repairs),
         runs=[*trained, *repairs],
         unfinished=unfinished,
     )
@@ -107,7 +102,7 @@ def _chapter(title: str, run: Optional[RunFolder], repairs: Sequence[RunFolder])
         chapter["sentences"] = (
             words.about_badnet(badnet, clean, expect) if badnet else words.about_twin(run.metrics["clean"])
         )
-        chapter["examples"] = _examples(examples, "BadNet" if badnet else "clean twin", None) if examples else None
+        chapter["examples"] = example_cards(examples, "BadNet" if badnet else "clean twin", None) if examples else None
         chapter["curves"] = _curves(run.table("history.csv"))
         if clean:
             chapter["rows"] += _rows("clean twin, never poisoned", clean)
@@ -118,7 +113,10 @@ def _chapter(title: str, run: Optional[RunFolder], repairs: Sequence[RunFolder])
         metrics = repair.metrics
         if metrics["before"] not in known:
             known.append(metrics["before"])
-            chapter["rows"] += _rows(f"BadNet, as measured before {method}", metrics["before"])
+            before = f"network that {method} scanned" if repair.inspects else f"BadNet, as measured before {method}"
+            chapter["rows"] += _rows(before, metrics["before"])
+        if repair.inspects:
+            continue
         if len(repair.kept) > 1:
             method += f": {defense_words.step_name(repair.kept[-1])}"
         network = "BadNet behind {}" if "filter" in metrics else "broken copy ({})" if repair.breaks else "after {}"
@@ -129,18 +127,23 @@ def _chapter(title: str, run: Optional[RunFolder], repairs: Sequence[RunFolder])
 
 
 def _titles(repairs: Sequence[dict[str, Any]]) -> list[str]:
-    """A name for each repair of one network: its method, and where the same one was used again, what was set differently."""
+    """A name for each defense: its method, and where the same one was used again, what was set differently, or on what file."""
     titles = []
     for metrics in repairs:
-        same = [other.get("settings", {}) for other in repairs if other["method"] == metrics["method"]]
-        own = metrics.get("settings", {})
+        same = [_set(other) for other in repairs if other["method"] == metrics["method"]]
+        own = _set(metrics)
         differs = [key for key in own if any(other.get(key) != own[key] for other in same)]
         changed = ", ".join(f"{key.replace('_', ' ')} {_spelled(own[key])}" for key in differs)
         titles.append(f"{metrics['method']}, {changed}" if changed else metrics["method"])
     return titles
 
 
+def _set(metrics: dict[str, Any]) -> dict[str, Any]:
+    return {**metrics.get("settings", {}), "on": PurePath(metrics["model"]).name}
+
+
 def _spelled(value: Any) -> str:
+    value = [] if value is None else value
     return ", ".join(f"{one:g}" for one in value) or "none" if isinstance(value, list) else str(value)
 
 
@@ -169,13 +172,16 @@ def _repair(run: RunFolder, title: str) -> dict[str, Any]:
     metrics, kept = run.metrics, run.kept
     before, after, goodnet = metrics["before"], metrics["after"], metrics.get("goodnet")
     examples, activations = run.arrays("examples.npz", EXAMPLES), run.activations()
-    if "filter" in metrics:
+    inspection = read_inspection(run)
+    if inspection:
+        sentences = verdict_words.about_verdict(inspection, read_found(run, inspection))
+    elif "filter" in metrics:
         sentences = defense_words.about_filter(before, metrics["filter"])
     elif run.breaks:
         sentences = defense_words.about_broken(before, after)
     else:
         sentences = words.about_repair(before, after)
-    if not before["attack_success_rate"]:
+    if not before["attack_success_rate"] and not inspection:
         sentences = [*sentences, "No triggered images were given, so what it does to the backdoor was not measured."]
     network = "broken copy" if run.breaks else "repaired network"
     return {
@@ -187,46 +193,11 @@ def _repair(run: RunFolder, title: str) -> dict[str, Any]:
         "passed": len(metrics.get("steps", [])) - len(kept),
         "goodnet": words.about_goodnet(before, goodnet) if goodnet else None,
         # Where a GoodNet flags agreement, its answers do not tell which of them are the flag.
-        "examples": _examples(examples, network, None if run.breaks else "GoodNet") if examples else None,
+        "examples": example_cards(examples, network, None if run.breaks else "GoodNet") if examples else None,
         "activations": activations
         and {"layer": activations[0], "sentences": defense_words.about_activations(*activations[1])},
         "figures": {name: svg(figure) for name, figure in defense_figures(run).items()},
     }
-
-
-def _examples(arrays: Arrays, network: str, goodnet: Optional[str]) -> dict[str, Any]:
-    """Example images, and per image what `network`, and a GoodNet if its answers are there, says to each version."""
-    labels, targets = arrays["labels"].tolist(), arrays["targets"].tolist()
-    answers, triggered_answers = arrays["answers"].tolist(), arrays["triggered_answers"].tolist()
-    shown = []
-    for index, (label, target) in enumerate(zip(labels, targets)):
-        answer, triggered_answer = answers[index], triggered_answers[index]
-        said = [(network, _judge(answer, label), _judge(triggered_answer, label, target))]
-        if goodnet and {"goodnet_answers", "goodnet_triggered_answers"} <= arrays.keys():
-            # A GoodNet says what its two networks agree on; so any other answer than the repaired one's is the flag.
-            pair = (int(arrays["goodnet_answers"][index]), int(arrays["goodnet_triggered_answers"][index]))
-            calm = _judge(pair[0], label) if pair[0] == answer else ("–", *FALSE_ALARM)
-            alarmed = _judge(pair[1], label, target) if pair[1] == triggered_answer else ("–", *FLAGGED)
-            said.append((goodnet, calm, alarmed))
-        shown.append(
-            {
-                "label": label,
-                "target": target,
-                "image": image_uri(arrays["images"][index]),
-                "triggered": image_uri(arrays["triggered"][index]),
-                "said": said,
-            }
-        )
-    matters = [index for index, (label, target) in enumerate(zip(labels, targets)) if label != target]
-    fooled = sum(triggered_answers[index] == targets[index] for index in matters)
-    return {"shown": shown, "fooled": fooled, "matters": len(matters)}
-
-
-def _judge(answer: int, label: int, target: Optional[int] = None) -> tuple[str, str, str]:
-    """An answer, a style, and the judgement in words. target: what the attacker wants, for a triggered image."""
-    if answer == label:
-        return (str(answer), *(BOTH if label == target else RIGHT))
-    return (str(answer), *(WISH if answer == target else WRONG))
 
 
 def _curves(rows: Sequence[dict[str, str]]) -> Optional[dict[str, str]]:

@@ -45,6 +45,11 @@ class RunFolder:
         return self.metrics.get("method") in ON_AGREEMENT
 
     @property
+    def inspects(self) -> bool:
+        """Whether the run's defense scans the network and gives a verdict, and leaves it as it is."""
+        return self.metrics.get("verdict") is not None
+
+    @property
     def kept(self) -> list[dict[str, Any]]:
         """The steps of a defense whose networks were kept, in order; none if it has no steps."""
         return [step for step in self.metrics.get("steps", []) if step["name"] is not None]
@@ -158,6 +163,8 @@ def require(path: Path, value: Any, names: Sequence[str]) -> None:
 
 def _check_defense(path: Path, metrics: dict[str, Any]) -> None:
     """`BadInput` unless the rates that the page shows are there: of each network and, by trigger, of a filter."""
+    if not isinstance(metrics.get("settings", {}), dict):
+        raise BadInput(f"{path}: settings is not a dictionary")
     steps = metrics.get("steps", [])
     if not isinstance(steps, list):
         raise BadInput(f"{path}: steps is not a list")

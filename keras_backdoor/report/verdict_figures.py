@@ -1,0 +1,125 @@
+"""Figures of a scan, from plain arrays: the norms of all labels, the triggers that were found, and how they were found."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
+
+from keras_backdoor.report.drawing import ATTACKS, CLEAN, INK, styled, styled_map
+from keras_backdoor.report.inspection import FoundTrigger, Inspection
+
+MOST_BARS = 60
+"""Labels up to which each has a bar; more are points."""
+MOST_TICKS = 12
+MOST_WRITTEN = 3
+"""Flagged labels whose names and norms are in the legend."""
+FLAGGED = ATTACKS[0][0]
+
+
+@styled
+def norms_of_labels(inspection: Inspection) -> Figure:
+    """The norm of each examined label, the median, and the threshold if it is above zero; flagged labels are marked."""
+    labels, norms, flagged = inspection.labels, inspection.norms, inspection.flagged
+    places = np.arange(len(labels))
+    figure = Figure(figsize=(5, 3.6), layout="constrained")
+    axes = figure.subplots()
+    lines, names = [], []
+    for colour, marker, own, name in ((CLEAN, "o", ~flagged, "label"), (FLAGGED, "D", flagged, "flagged")):
+        if len(labels) <= MOST_BARS:
+            axes.bar(places[own], norms[own], 0.7, color=colour)
+            marker = "s"
+        else:
+            axes.plot(places[own], norms[own], marker, color=colour, markersize=3 if name == "label" else 5)
+        if own.any():
+            lines.append(Line2D([], [], color=colour, marker=marker, linestyle="none"))
+            names.append(name)
+    if flagged.any():
+        leaders = inspection.leaders[:MOST_WRITTEN]
+        more = ", …" if len(leaders) < flagged.sum() else ""
+        named = ", ".join(f"{labels[place]} ({norms[place]:.1f})" for place in leaders)
+        names[-1] = f"flagged, with norm: {named}{more}"
+    lines.append(axes.axhline(inspection.median, color=INK, linewidth=1.2))
+    names.append(f"median, {inspection.median:.1f}")
+    if inspection.threshold > 0:
+        lines.append(axes.axhline(inspection.threshold, color=INK, linewidth=1.2, linestyle=(0, (1, 1))))
+        names.append(f"threshold, {inspection.threshold:.1f}: below it, a label is flagged")
+    spread = np.linspace(0, len(labels) - 1, min(len(labels), MOST_TICKS)).round().astype(int)
+    ticks: list[int] = []
+    for place in [*(inspection.leaders if flagged.any() else ()), *spread]:
+        if all(abs(place - tick) >= len(labels) / 20 for tick in ticks):  # nearer ones would overlap
+            ticks.append(int(place))
+    ticks.sort()
+    axes.set_xticks(ticks, [str(labels[tick]) for tick in ticks])
+    for tick, text in zip(ticks, axes.get_xticklabels()):
+        if flagged[tick]:
+            text.set(color=FLAGGED, fontweight="bold")
+    axes.set_xlim(-0.6, len(labels) - 0.4)
+    axes.set_ylim(0, max(1.05 * float(norms.max()), 1.0))
+    axes.set_axisbelow(True)
+    axes.set_xlabel("label")
+    axes.set_ylabel("norm of the smallest trigger")
+    figure.legend(lines, names, loc="outside lower left", frameon=False)
+    return figure
+
+
+@styled_map
+def trigger_pictures(found: Sequence[FoundTrigger]) -> Figure:
+    """A row for each trigger: its mask (white is 1), its pattern, and both multiplied, what it adds to an image."""
+    height, width = found[0].mask.shape
+    figure = Figure(figsize=(5, 0.3 + len(found) * (1.5 * height / width + 0.05)), layout="constrained")
+    panels = figure.subplots(len(found), 3, squeeze=False)
+    for row, trigger in zip(panels, found):
+        pattern = trigger.pattern / 255.0
+        pictures = {
+            "mask": trigger.mask[..., None],
+            "pattern": pattern,
+            "mask × pattern": trigger.mask[..., None] * pattern,
+        }
+        for panel, (title, picture) in zip(row, pictures.items()):
+            # Pixels stay squares however few there are, and one channel is grey.
+            picture = picture[..., 0] if picture.shape[-1] == 1 else picture
+            panel.imshow(picture, vmin=0, vmax=1, cmap="gray", interpolation="none")
+            panel.set_xticks([])
+            panel.set_yticks([])
+            panel.spines[:].set(visible=True, color="#808080", linewidth=0.8)
+            if trigger is found[0]:
+                panel.set_title(title, fontsize=9)
+        row[0].set_ylabel(f"label {trigger.label}, norm {trigger.norm:.1f}", fontsize=9)
+    return figure
+
+
+@styled
+def search_curves(found: Sequence[FoundTrigger]) -> Figure:
+    """How triggers were found: attack success in percent, norm, and cost of the mask, step by step; a line each."""
+    figure = Figure(figsize=(5, 5), layout="constrained")
+    success, norm, cost = panels = figure.subplots(3, 1, sharex=True)
+    lines = []
+    for (colour, dash), trigger in zip(ATTACKS, found):
+        costs, successes, norms = trigger.history.T.astype(np.float64)
+        steps = np.arange(1, len(costs) + 1)
+        style = {"color": colour, "linestyle": dash, "linewidth": 1.2}
+        lines += success.plot(steps, 100 * successes, **style)
+        norm.plot(steps, norms, **style)
+        cost.plot(steps, np.where(costs > 0, costs, np.nan), **style)  # which starts at zero
+    success.set_ylim(-3, 103)
+    norm.set_ylim(bottom=0)
+    costs = np.concatenate([trigger.history[:, 0] for trigger in found])
+    costs = costs[costs > 0]
+    if len(costs):
+        cost.set_yscale("log")
+        cost.minorticks_off()
+        ends = np.unique([costs.min(), costs.max()])
+        cost.set_yticks(ends, [f"{end:.3g}" for end in ends])
+    for panel, title in zip(panels, ("attack success, percent", "norm of the mask", "cost of the mask")):
+        panel.set_title(title, loc="left", fontsize=9)
+    cost.set_xlim(0.5, max(len(trigger.history) for trigger in found) + 0.5)
+    cost.set_xlabel("step")
+    cost.xaxis.set_major_locator(MaxNLocator(integer=True))
+    figure.legend(
+        lines, [f"label {trigger.label}" for trigger in found], loc="outside lower left", frameon=False, ncols=4
+    )
+    return figure
