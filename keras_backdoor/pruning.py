@@ -51,6 +51,11 @@ def zero(classifier: Classifier, layer: str, channels: Iterable[int]) -> None:
     target.set_weights(weights)
 
 
+def rounded_down(share: float, count: int) -> int:
+    """How many a share of `count` is; 0.29 of 100 are 29, though 0.29 * 100 is 28.999…"""
+    return int(share * count + 1e-9)
+
+
 @dataclass(frozen=True)
 class Curve:
     """What a network answers while its channels are pruned one after the other.

@@ -21,7 +21,7 @@ from keras_backdoor.files import BadInput
 from keras_backdoor.images import ImageSet
 from keras_backdoor.metrics import clean_accuracy
 from keras_backdoor.progress import Progress, silent
-from keras_backdoor.pruning import Curve, Cut, prune, zero
+from keras_backdoor.pruning import Curve, Cut, prune, rounded_down, zero
 from keras_backdoor.training import Schedule, check_seed, fit, seed_everything
 
 # The paper fine-tunes at the rate that the network was trained with. A file does not say which that was; 1e-3 with Adam is the
@@ -92,7 +92,9 @@ class Pruning(Stepwise):
         curve = self.curve(classifier, clean, progress=progress)
         accuracy = curve.rates(CLEAN, clean.labels)
         if not self.drop:
-            count = _share(self.fraction, len(curve.order)) if self.fraction is not None else self._allowed(accuracy)
+            count = (
+                rounded_down(self.fraction, len(curve.order)) if self.fraction is not None else self._allowed(accuracy)
+            )
             yield Step(prune(classifier, curve.layer, curve.order[:count]), {"channels": count}, "")
         for points in self.drop:
             beyond = accuracy <= accuracy[0] - points / 100 + 1e-9
@@ -194,7 +196,7 @@ class FinePruningRounds(Stepwise):
         cut = Cut(classifier, self.layer)
         means = cut.means(clean)
         order = np.argsort(means, kind="stable")
-        count = _share(self.fraction, len(order))
+        count = rounded_down(self.fraction, len(order))
         if not count:
             raise BadInput(f"fraction {self.fraction} of {len(order)} channels is less than one")
         original = classifier.model.get_layer(cut.layer).get_weights()
@@ -225,10 +227,6 @@ class FinePruningRounds(Stepwise):
 
     def _tuning(self, rate: float) -> FineTuning:
         return FineTuning(self.epochs, self.batch_size, rate, "adam", self.seed)
-
-
-def _share(fraction: float, count: int) -> int:
-    return int(fraction * count + 1e-9)
 
 
 def _check_fraction(fraction: Optional[float]) -> None:

@@ -18,13 +18,13 @@ import numpy as np
 
 from keras_backdoor.classifier import Classifier
 from keras_backdoor.defenses.neural_cleanse import NeuralCleanse
-from keras_backdoor.defenses.neural_cleanse_repair import TriggerRepair, reverse, rounded_down
+from keras_backdoor.defenses.neural_cleanse_repair import TriggerRepair, reverse
 from keras_backdoor.defenses.step import Step
 from keras_backdoor.defenses.units import units
 from keras_backdoor.files import BadInput
 from keras_backdoor.images import ImageSet
 from keras_backdoor.progress import Progress, silent
-from keras_backdoor.pruning import Curve
+from keras_backdoor.pruning import Curve, rounded_down
 from keras_backdoor.trigger_inversion import ReversedTrigger
 
 

@@ -22,6 +22,7 @@ from keras_backdoor.defenses.step import Step, Stepwise
 from keras_backdoor.files import BadInput
 from keras_backdoor.images import ImageSet
 from keras_backdoor.progress import Progress, silent
+from keras_backdoor.pruning import rounded_down
 from keras_backdoor.training import Schedule, check_seed, fit, seed_everything
 from keras_backdoor.trigger_inversion import ReversedTrigger
 from keras_backdoor.triggers import OneOf, Trigger
@@ -161,8 +162,3 @@ class Unlearning(TriggerRepair):
 
     def _cleanse(self) -> NeuralCleanse:
         return NeuralCleanse(self.schedule, threshold=self.threshold, target=self.target, seed=self.seed)
-
-
-def rounded_down(share: float, count: int) -> int:
-    """How many a share of `count` is; 0.29 of 100 are 29, though 0.29 * 100 is 28.999…"""
-    return int(share * count + 1e-9)
