@@ -110,7 +110,7 @@ def released(classifier: Classifier, images: np.ndarray, pool: np.ndarray, overl
 
 def speeds(classifier: Classifier, clean: ImageSet, inputs: ImageSet) -> list[str]:
     """Rows for 100 overlays on the inputs, in turns."""
-    whole = Strip(threshold="quantile").fit_filter(classifier, clean)
+    whole = Strip().fit_filter(classifier, clean)
     early = replace(whole, settings=replace(whole.settings, first_overlays=20))
     scaled, pool = inputs.images / np.float32(255), clean.images / np.float32(255)
     bare, size = forward_passes(classifier, inputs.images, 100 * len(inputs))
@@ -186,9 +186,9 @@ def beside_art(
         rows.append("| adversarial-robustness-toolbox: left out, no interpreter given | | | | |")
     for settings in (
         {},
-        {"threshold": "quantile"},
-        {"threshold": "quantile", "first_overlays": 5},
-        {"threshold": "quantile", "blending": "half"},
+        {"first_overlays": 5},
+        {"blending": "half"},
+        {"threshold": "normal"},
     ):
         fitted = Strip(overlays=20, **settings).fit_filter(classifier, clean)
         stopped = fitted.flags(inputs)

@@ -22,6 +22,7 @@ from tensorflow import keras
 
 import kbd.main
 from kbd._method_options import resumes
+from kbd._show import filter_table
 from kbd.defend import defend as defend_group
 from keras_backdoor.classifier import Classifier
 from keras_backdoor.datasets import read_images, write_csaw_hdf5
@@ -644,6 +645,16 @@ def test_a_filter_writes_its_threshold_and_scores_and_changes_no_network(good, t
     assert metrics["after"]["clean_accuracy"] == right.mean()
     hit = (np.array(ANSWERED) == 0) & (triggered > rates["threshold"])
     assert metrics["after"]["attack_success_rate"] == {"poisoned": hit.mean()}
+
+
+def test_a_filter_that_flags_nothing_says_so(capsys):
+    rates = {"threshold": -0.1, "false_rejection_rate": 0.0, "false_acceptance_rate": {"p": 1.0}, "auc": {"p": 0.9}}
+    said = "every score lies above the threshold, so nothing is flagged"
+    filter_table(rates)
+    assert said in capsys.readouterr().err
+    filter_table({**rates, "false_acceptance_rate": {"p": 0.5}})  # -0.1 is a threshold like any other
+    filter_table({**rates, "false_rejection_rate": 0.01})
+    assert said not in capsys.readouterr().err
 
 
 def test_the_homework_writes_a_network_and_a_goodnet_for_each_drop_and_prints_its_table(good, tmp_path):

@@ -81,7 +81,7 @@ def test_the_entropy_is_over_classes_in_bits():
 
 def test_the_threshold_lies_where_a_normal_fit_of_clean_entropies_has_the_preset_share_below():
     for rate in (0.01, 0.03, 0.05):
-        fitted = Strip(overlays=30, false_rejection_rate=rate).fit_filter(voting(), VOTERS)
+        fitted = Strip(overlays=30, false_rejection_rate=rate, threshold="normal").fit_filter(voting(), VOTERS)
         assert fitted.threshold == pytest.approx(norm.ppf(rate, *norm.fit(fitted.clean_scores)), rel=1e-12)
     assert len(fitted.clean_scores) == 20
     np.testing.assert_array_equal(np.sort(fitted.scores(VOTERS)), np.sort(fitted.clean_scores))
@@ -216,7 +216,7 @@ def counted(fitted, counts):
 def test_early_verdicts_agree_with_late_ones_and_cost_less(planted):
     networks, valid, test = planted
     classifier, backdoor = networks["all-to-one"]
-    whole = Strip(threshold="quantile", false_rejection_rate=0.05, blending="saturating").fit_filter(classifier, valid)
+    whole = Strip(false_rejection_rate=0.05, blending="saturating").fit_filter(classifier, valid)
     early, passes = replace(whole, settings=replace(whole.settings, first_overlays=10)), []
     triggered = poison_all(test, backdoor, np.random.default_rng(1))
     for images in (test, triggered):
@@ -230,7 +230,7 @@ def test_early_verdicts_agree_with_late_ones_and_cost_less(planted):
 
 def test_an_input_is_decided_where_the_looks_say_so(network, make_set):
     """Beside a loop over images and looks."""
-    inputs, settings = make_set(150, seed=1), Strip(overlays=50, first_overlays=15, threshold="quantile")
+    inputs, settings = make_set(150, seed=1), Strip(overlays=50, first_overlays=15)
     fitted = replace(settings, false_rejection_rate=0.3).fit_filter(network, make_set(80))
     assert [count for count, _ in fitted.looks] == [15, 30, 45, 50]
     expected, passes, ends = [], [], []
@@ -250,7 +250,7 @@ def test_an_input_is_decided_where_the_looks_say_so(network, make_set):
 
 def test_early_flags_are_wrong_for_hardly_any_background(network, make_set):
     """Counted anew: every background, its overlays begun at every tenth one, is flagged early in error once in two thousand."""
-    settings = Strip(overlays=100, first_overlays=10, threshold="quantile", false_rejection_rate=0.2)
+    settings = Strip(overlays=100, first_overlays=10, false_rejection_rate=0.2)
     fitted = settings.fit_filter(network, make_set(400))
     cleared = fitted.clean_entropies[fitted.clean_scores > fitted.threshold]
     wrong = 0

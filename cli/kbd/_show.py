@@ -100,10 +100,8 @@ def filter_table(rates: Mapping[str, Any]) -> None:
     """How well a filter tells triggered from clean inputs, as a table on stdout."""
     rejected = percent(rates["false_rejection_rate"])
     click.echo(f"threshold {rates['threshold']:.4g}: flags {rejected} of clean inputs (false rejection rate)")
-    if rates["threshold"] <= 0:
-        notice(
-            "the normal fit puts the threshold below every possible score, so nothing is flagged; try --threshold quantile"
-        )
+    if not rates["false_rejection_rate"] and all(rate == 1 for rate in rates["false_acceptance_rate"].values()):
+        notice("every score lies above the threshold, so nothing is flagged")
     rows = [(name, percent(rate), f"{rates['auc'][name]:.4f}") for name, rate in rates["false_acceptance_rate"].items()]
     if rows:
         table(["triggered inputs", "false acceptance rate", "AUC"], rows)
@@ -116,9 +114,21 @@ def verdict_table(verdict: Mapping[str, Any]) -> None:
     click.echo((f"backdoored: label {flagged} has a short cut" if flagged else "no label stands out") + score)
     norms = sorted(zip(verdict["norms"], verdict["examined"]))[:5]
     table(["label", "norm of its smallest trigger"], [(str(label), f"{norm:.2f}") for norm, label in norms])
-    click.echo(
-        f"({len(verdict['examined'])} labels examined: median {verdict['median']:.2f}, MAD {verdict['mad']:.2f})"
-    )
+    examined, background = len(verdict["examined"]), len(verdict["background"])
+    scope = f"{examined} labels examined"
+    if examined < verdict["num_classes"]:
+        scope = f"{examined} of {verdict['num_classes']} labels examined to the end, {background} of them drawn at random"
+    click.echo(f"({scope}: median {verdict['median']:.2f}, MAD {verdict['mad']:.2f})")
+    rows = [
+        (one["trigger"], str(one["label"]), *(_or_dash(one[key]) for key in ("overlap", "reversed_size", "true_size")))
+        for one in verdict.get("true_triggers", [])
+    ]
+    if rows:
+        table(["true trigger", "label", "overlap (IoU)", "pixels found", "true pixels"], rows)
+
+
+def _or_dash(value: Optional[float]) -> str:
+    return "–" if value is None else f"{value:.2f}" if isinstance(value, float) else str(value)
 
 
 @contextmanager
