@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import help_start_up
+import neural_cleanse
 import poison_memory
 import strip
 import sweep
@@ -13,7 +14,9 @@ import triggers
 
 if __name__ == "__main__":
     machine = f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"
-    tables = "\n\n".join(part.table() for part in (help_start_up, poison_memory, triggers, sweep, strip))
+    tables = "\n\n".join(
+        part.table() for part in (help_start_up, poison_memory, triggers, sweep, strip, neural_cleanse)
+    )
     text = f"# Benchmarks\n\nWritten by `make bench`. Machine: {machine}.\n\n{tables}\n"
     Path(__file__).with_name("RESULTS.md").write_text(text, encoding="utf-8")
     sys.stdout.write(text)

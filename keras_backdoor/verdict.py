@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Optional
 
 import numpy as np
 
@@ -18,9 +19,10 @@ class Verdict:
     Cleanse the anomaly index; NaN if there was nothing to compare.
     probability: that the most suspect of as many labels of an innocent network would stand out less, 0..1, NaN as `score`. It
     is not the probability of a backdoor, which depends on how common they are.
-    norms: L1 norm of each label's reversed trigger, float64 (C,), NaN for labels that were not examined. median, mad: of them
-    (`spread`). labels: those that were examined, int64 (E,). masks: float32 (E, H, W), 0..1, and patterns: float32
-    (E, H, W, channels), 0..255, of these.
+    norms: L1 norm of each label's reversed trigger, float64 (C,), NaN for labels that were not examined. background: labels
+    that the others are compared with: all that were examined, or those of them that were drawn at random. median, mad: of the
+    background's norms (`spread`). labels: those that were examined, int64 (E,). masks: float32 (E, H, W), 0..1, and patterns:
+    float32 (E, H, W, channels), 0..255, of these.
     """
 
     backdoored: bool
@@ -28,11 +30,17 @@ class Verdict:
     score: float
     probability: float
     norms: np.ndarray
+    background: tuple[int, ...]
     median: float
     mad: float
     labels: np.ndarray
     masks: np.ndarray
     patterns: np.ndarray
+
+    @property
+    def indices(self) -> np.ndarray:
+        """How many deviations the norm of each examined label lies below the median, float64 (E,); negative above it."""
+        return deviations_below(self.norms[self.labels], self.median, self.mad)
 
 
 def spread(values: np.ndarray) -> tuple[float, float]:
@@ -41,20 +49,26 @@ def spread(values: np.ndarray) -> tuple[float, float]:
     return float(median), float(CONSISTENT * np.median(np.abs(values - median)))
 
 
+def deviations_below(values: np.ndarray, median: float, mad: float) -> np.ndarray:
+    """How many deviations each value lies below the median, float64; at the median 0, even if there is no deviation."""
+    below = median - values
+    return np.divide(below, mad, out=np.where(below == 0, 0.0, np.copysign(np.inf, below)), where=mad > 0)
+
+
 def anomaly_indices(values: np.ndarray) -> np.ndarray:
-    """How many deviations (`spread`) each value lies from the median, float64; at the median 0, even if there is no deviation."""
-    median, mad = spread(values)
-    away = np.abs(values - median)
-    return np.divide(away, mad, out=np.where(away > 0, np.inf, 0.0), where=mad > 0)
+    """How many deviations (`spread`) each value lies from the median, on either side, float64."""
+    return np.abs(deviations_below(values, *spread(values)))
 
 
-def innocence(index: float, count: int) -> float:
+def innocence(index: float, count: int, background: Optional[int] = None) -> float:
     """How often the least of `count` normally distributed values has a smaller anomaly index.
 
+    background: how many of them median and deviation are of, where these are not of all.
     The share of 2,000 seeded draws. With few labels median and deviation are rough, and an index above 2 is nothing special:
     that is so in a third of draws of 10 values, and in two thirds of 43.
     """
     draws = np.random.default_rng(0).standard_normal((2000, count))
-    medians = np.median(draws, axis=1, keepdims=True)
-    deviations = CONSISTENT * np.median(np.abs(draws - medians), axis=1)
+    compared = draws[:, :background]
+    medians = np.median(compared, axis=1, keepdims=True)
+    deviations = CONSISTENT * np.median(np.abs(compared - medians), axis=1)
     return float(np.mean((medians[:, 0] - draws.min(1)) < index * deviations))

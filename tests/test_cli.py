@@ -21,7 +21,7 @@ from PIL import Image
 from tensorflow import keras
 
 import kbd.main
-from kbd._method_options import resumes
+from kbd._method_options import inspects, resumes
 from kbd._show import filter_table
 from kbd.defend import defend as defend_group
 from keras_backdoor.classifier import Classifier
@@ -426,7 +426,7 @@ def test_without_arguments_there_is_help():
 @pytest.mark.parametrize("method", DEFENSES)
 def test_options_of_a_method_are_the_fields_of_its_class(method):
     command = defend_group.get_command(None, method)
-    shared = SHARED_OPTIONS | ({"resume"} if resumes(method) else set())
+    shared = SHARED_OPTIONS | ({"resume"} if resumes(method) else set()) | ({"trigger"} if inspects(method) else set())
     own = {option.name: option for option in command.params if option.name not in shared}
     fields = {field.name: field for field in dataclasses.fields(find(method))}
     assert list(own) == list(fields)

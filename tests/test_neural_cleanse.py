@@ -107,15 +107,15 @@ def test_a_scan_that_was_cut_short_goes_on(short, tiny_classifier, make_set):
     """Whatever was done before, what is left gives what one scan would have given; each label is examined once."""
     method, clean = NeuralCleanse(seed=3, memory=1), make_set(40)
     whole = method.inspect(tiny_classifier, clean)
-    first = next(method.chunks(tiny_classifier, clean, done=[0, 1]))
-    rest = [one for chunk in method.chunks(tiny_classifier, clean, done=[2]) for one in chunk]
+    first = next(method.chunks(tiny_classifier, clean, done=[found(0, 1), found(1, 1)]))
+    rest = [one for chunk in method.chunks(tiny_classifier, clean, done=[found(2, 1)]) for one in chunk]
     assert ([one.label for one in first], [one.label for one in rest]) == ([2], [0, 1])
     verdict = method.verdict([*first, *rest], 3)
     np.testing.assert_allclose(verdict.norms, whole.norms, rtol=1e-3)
     np.testing.assert_array_equal(verdict.labels, [0, 1, 2])
     np.testing.assert_allclose(verdict.masks.sum((1, 2)), verdict.norms, rtol=1e-5)
     assert verdict.patterns.shape == (3, 8, 8, 1)
-    assert list(method.chunks(tiny_classifier, clean, done=range(3))) == []
+    assert list(method.chunks(tiny_classifier, clean, done=[*first, *rest])) == []
 
 
 def test_labels_play_no_part_and_the_seed_does(short, tiny_classifier, make_set):

@@ -27,7 +27,7 @@ from keras_backdoor.report.drawing import ATTACKS, CLEAN, svg
 from keras_backdoor.report.inspection import read_found, read_inspection
 from keras_backdoor.report.run_folder import RunFolder, read_run
 from keras_backdoor.report.verdict_figures import norms_of_labels
-from keras_backdoor.report.verdict_words import about_verdict
+from keras_backdoor.report.verdict_words import about_pictures, about_verdict
 
 NORMS = [90.0, 100.0, 8.0, 110.0, 95.0]
 MEDIAN, MAD = 95.0, 7.413  # 1.4826 times the median of 5, 5, 87, 15, 0
@@ -46,6 +46,33 @@ def verdict_of(norms=NORMS, labels=(2,), probability=0.96, median=MEDIAN, mad=MA
         "mad": mad,
         **changes,
     }
+
+
+def selected(norms=(8.0, 100.0, 90.0, 110.0, 20.0), labels=(0,), background=(15, 23, 37), **changes):
+    """Of five labels of 1,283: three drawn at random (median 100, MAD 14.8), and two that looked promising."""
+    parts = {"examined": [0, 15, 23, 37, 900], "background": list(background), "num_classes": 1283}
+    parts["indices"] = [round((100 - norm) / 14.826, 4) for norm in norms]
+    return verdict_of(norms, labels, 0.4, 100.0, 14.826, **{**parts, **changes})
+
+
+SQUARE, STRIPE = "square(size=2)", "<pixels>((0, 0))"
+
+
+def compared(label=2, trigger=SQUARE, overlap=0.5, reversed_size=6, true_size=4, **changes):
+    """Three pixels in common, if there is an overlap."""
+    names = ("label", "trigger", "overlap", "common", "reversed_size", "true_size")
+    common = None if overlap is None else 3 if overlap else 0
+    return {**dict(zip(names, (label, trigger, overlap, common, reversed_size, true_size))), **changes}
+
+
+def truth_of(words=(SQUARE, STRIPE), channels=1):
+    """Of each trigger, a picture in which the lower left corner turns white, or the upper row; the second at no fixed place."""
+    example = np.random.default_rng(1).integers(0, 200, (len(words), 7, 5, channels), np.uint8)
+    footprint, stamped = np.zeros((len(words), 7, 5), bool), example.copy()
+    footprint[0, -2:, :2] = True
+    stamped[0, -2:, :2] = 255
+    stamped[1:, :1] = 255
+    return {"trigger": np.array(words), "footprint": footprint, "example": example, "stamped": stamped}
 
 
 def scan_metrics(verdict=None, target=None, threshold=2.0, **changes):
@@ -80,10 +107,9 @@ def triggers_of(labels=range(5), channels=1, steps=6):
     }
 
 
-def scan(folder, triggers=None, **metrics):
-    return write_run(
-        folder, "defend", scan_metrics(**metrics), triggers=triggers_of() if triggers is None else triggers
-    )
+def scan(folder, triggers=None, truth=None, **metrics):
+    archives = {"triggers": triggers_of() if triggers is None else triggers, **({"truth": truth} if truth else {})}
+    return write_run(folder, "defend", scan_metrics(**metrics), **archives)
 
 
 def said_of(verdict):
@@ -108,6 +134,7 @@ def test_a_flagged_label_is_said_and_no_repair_is(tmp_path):
         "chance is a poor explanation",
         "Of the images it was sought on, the trigger that was found turns 99.22 % (label 2).",
         "What was found for each flagged label",
+        "it rises while the trigger works",
         "anomaly index How far",
     ):
         assert shown in text
@@ -181,6 +208,63 @@ def test_the_label_that_was_named_is_no_verdict(tmp_path):
     assert list(drawn(scan(tmp_path / "alone", triggers_of([7]), verdict=verdict, target=7))) == ["triggers", "search"]
 
 
+def test_of_many_labels_it_is_said_which_were_examined_and_what_they_are_compared_with(tmp_path):
+    scan(tmp_path / "scan", triggers_of([0, 15, 23, 37, 900]), verdict=selected())
+    text = text_of(page_of(tmp_path)).replace("\xa0", " ")
+    for shown in (
+        "for label 0 a trigger of norm 8.0 is enough (anomaly index 6.21); the median of 3 labels drawn at random is 100.0.",
+        "Of the network's 1,283 labels, 5 were examined to the end: 3 that were drawn at random, and 2 more, which gave promise "
+        "of a small trigger at a first look. Median and deviation are of those drawn at random. Of the other 1,278 nothing else",
+        "it is small at first, so that a way to the label is found",
+    ):
+        assert shown in text
+    calm = said_of(selected((80.0, 100.0, 90.0, 110.0, 95.0), ()))
+    assert "has a norm of 80.0, and the median of 3 labels drawn at random is 100.0." in calm
+    nothing = selected((100.0, 90.0, 110.0), (), examined=[15, 23, 37], indices=[0.0, 0.67, -0.67])
+    assert "3 that were drawn at random, and none besides, as no other gave promise" in said_of(nothing)
+    whole = said_of(selected(examined=[0, 1, 2, 3, 4], background=[1, 2, 3], num_classes=5))
+    assert "Of the network's 5 labels, 5 were examined to the end: 3 that" in whole and "Of the other" not in whole
+
+
+def test_a_verdict_that_does_not_say_examined_all_labels(tmp_path):
+    old = inspection_of(verdict_of())
+    assert old.background.all() and (old.num_classes, old.selected, old.comparisons) == (5, False, ())
+    new = inspection_of(verdict_of(background=[0, 1, 2, 3, 4], num_classes=5, indices=[0, None, 1.5, -2, 0.1]))
+    assert not new.selected and "Of the network's" not in said_of(verdict_of(num_classes=5))
+    alone = verdict_of([8.0], [7], None, 8.0, 0.0, examined=[7], score=None, background=[7], num_classes=43)
+    assert not inspection_of(alone, target=7).selected
+
+
+@pytest.mark.parametrize(
+    "row, sentence",
+    [
+        (
+            compared(),
+            f"The true trigger “{SQUARE}” covers 4 pixels, and what was found for label 2 covers 6; they have 3 in common, an "
+            "overlap of 0.50: it was found where it is.",
+        ),
+        (compared(overlap=0.3), "overlap of 0.30: it was found where it is."),
+        (compared(overlap=0.29), "overlap of 0.29: what was found is a part of it, for the most part."),
+        (compared(overlap=0.29, reversed_size=7), "overlap of 0.29: the two touch, and are not the same."),
+        (
+            compared(overlap=0.0),
+            "overlap of 0.00: what was found lies elsewhere, and opens the same door, or another one.",
+        ),
+        (
+            compared(overlap=0.0, reversed_size=0),
+            "covers 0; they have 0 in common, an overlap of 0.00: what was found lies",
+        ),
+        (compared(9, overlap=None, reversed_size=None), "cannot be compared: its label 9 was not examined to the end."),
+        (
+            compared(overlap=None, true_size=0),
+            "lies somewhere else in each image, so there is no place to compare what was",
+        ),
+    ],
+)
+def test_the_true_trigger_is_compared_in_words(row, sentence):
+    assert sentence in said_of(verdict_of(true_triggers=[row]))
+
+
 def test_extremes_are_said_plainly():
     alike = said_of(verdict_of([9.0, 9.0, 9.0, 3.0], [3], 1.0, 9.0, 0.0, score=None))
     assert (
@@ -244,6 +328,25 @@ def test_labels_are_in_order_and_a_threshold_below_zero_is_not_drawn():
     assert legend_of(figure) == ["label", "median, 50.0"]
 
 
+def test_labels_of_the_background_are_filled_and_the_others_hollow():
+    figure = norms_of_labels(inspection_of(selected()))
+    faces = {round(bar.get_x() + bar.get_width() / 2): bar.get_facecolor() for bar in figure.axes[0].patches}
+    assert [to_hex(faces[place]) for place in range(4)] == [FLAGGED, CLEAN, CLEAN, CLEAN]
+    assert faces[4][3] == 0 and to_hex(figure.axes[0].patches[3].get_edgecolor()) == CLEAN
+    assert legend_of(figure)[:3] == [
+        "label drawn at random",
+        "label that gave promise of a small trigger",
+        "flagged, with norm: 0 (8.0)",
+    ]
+    norms = np.linspace(50, 150, 64)
+    many = selected(norms, (), range(0, 64, 2), examined=list(range(64)), indices=[None] * 64)
+    drawn_at_random, promising = norms_of_labels(inspection_of(many)).axes[0].lines[:2]
+    assert drawn_at_random.get_xdata().tolist() == list(range(0, 64, 2)) and promising.get_xdata().tolist() == list(
+        range(1, 64, 2)
+    )
+    assert drawn_at_random.get_markerfacecolor() == CLEAN and promising.get_markerfacecolor() == "none"
+
+
 def test_many_labels_are_points():
     rng = np.random.default_rng(0)
     norms = rng.normal(110, 10, 1283).clip(80)
@@ -273,6 +376,64 @@ def test_the_flagged_trigger_is_shown_as_mask_pattern_and_product(tmp_path, chan
     assert {panel.images[0].get_clim() for panel in figure.axes} == {(0, 1)}
     assert {panel.images[0].get_interpolation() for panel in figure.axes} == {"none"}  # magnified, pixels stay squares
     assert figure.axes[0].get_ylabel() == "label 2, norm 8.0"
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_the_true_trigger_stands_below_the_reversed_one(tmp_path, channels):
+    arrays, truth = triggers_of(channels=channels), truth_of(channels=channels)
+    rows = [compared(2, STRIPE, None, 6, 0), compared(2, SQUARE), compared(3, SQUARE)]
+    figure = drawn(scan(tmp_path / "scan", arrays, truth, verdict=verdict_of(true_triggers=rows)))["triggers"]
+    names = [panel.get_ylabel() for panel in figure.axes if panel.get_ylabel()]
+    assert names == [
+        "label 2, norm 8.0",
+        f"{SQUARE}\noverlap 0.50",
+        STRIPE,
+        "label 3, norm 110.0",
+        f"{SQUARE}\noverlap 0.50",
+    ]
+    titles = ["true trigger", "image with it", "with what was found"]
+    assert [panel.get_title() for panel in figure.axes[3:9]] == 2 * titles
+    shown = [np.asarray(panel.images[0].get_array()).reshape(7, 5, -1) for panel in figure.axes]
+    for start, row in ((3, 0), (6, 1)):
+        stamped, found = shown[start + 1 : start + 3]
+        mask, pattern, example = arrays["mask"][2][..., None], arrays["pattern"][2], truth["example"][row]
+        np.testing.assert_allclose(stamped, truth["stamped"][row] / 255)
+        np.testing.assert_allclose(found, ((1 - mask) * example + mask * pattern) / 255, rtol=1e-5)
+    square, stripe = shown[3], shown[6]
+    assert (square[-2:, :2] == 1).all() and (stripe[:1] == 1).all()
+    square[-2:, :2] = stripe[:1] = 128 / 255
+    assert (square == 128 / 255).all() and (stripe == 128 / 255).all()
+
+
+def test_pictures_say_what_they_are_of(tmp_path):
+    scan(tmp_path / "scan", None, truth_of(), verdict=verdict_of(true_triggers=[compared(), compared(3)]))
+    text = text_of(page_of(tmp_path))
+    assert "What was found for each flagged label, and what was found for the true label." in text
+    assert "Below each stands the true trigger: what it changes, alone on grey, then an image with it" in text
+    known = inspection_of(verdict_of(true_triggers=[compared()]))
+    assert about_pictures(known, True).startswith("What was found for each flagged label. Where")
+    assert "true trigger" not in about_pictures(known, False)
+    figures = drawn(scan(tmp_path / "gone", verdict=verdict_of(true_triggers=[compared()])))
+    assert len(figures["triggers"].axes) == 3  # without the file of pictures
+
+
+def test_labels_with_a_true_trigger_are_shown_before_others(tmp_path):
+    many = verdict_of([5.0, 1.0, 4.0, 2.0, 3.0], range(5), true_triggers=[compared(0), compared(9, SQUARE, None, None)])
+    figure = drawn(scan(tmp_path / "scan", None, truth_of(), verdict=many))["triggers"]
+    names = [panel.get_ylabel() for panel in figure.axes if panel.get_ylabel()]
+    assert [name for name in names if name.startswith("label")] == [
+        "label 1, norm 1.0",
+        "label 3, norm 2.0",
+        "label 4, norm 3.0",
+        "label 0, norm 5.0",
+    ]
+    several = [compared(trigger=f"square(size={size})", overlap=size / 10) for size in range(1, 6)]
+    words = [row["trigger"] for row in several]
+    figure = drawn(scan(tmp_path / "five", None, truth_of(words), verdict=verdict_of(true_triggers=several)))[
+        "triggers"
+    ]
+    names = [panel.get_ylabel() for panel in figure.axes if panel.get_ylabel()]
+    assert names[1:] == [f"square(size={size})\noverlap 0.{size}0" for size in (5, 4, 3)]
 
 
 def test_without_a_flag_the_smallest_is_shown_and_of_many_flags_four(tmp_path):
@@ -392,6 +553,31 @@ def test_bad_triggers_are_refused(tmp_path, arrays, complaint):
     refused(scan(tmp_path / "scan", arrays), rf"triggers\.npz: {complaint}")
 
 
+@pytest.mark.parametrize(
+    "change, complaint",
+    [
+        ({"trigger": np.array(["square", STRIPE])}, "trigger: expected the true triggers of metrics"),
+        ({"trigger": np.array([SQUARE])}, "footprint: expected"),
+        ({"trigger": np.array([1, 2])}, "trigger: expected"),
+        ({"trigger": np.array(SQUARE)}, "trigger: expected"),
+        ({"footprint": np.zeros((2, 7, 5))}, "footprint: expected yes or no for each pixel"),
+        ({"footprint": np.zeros((2, 5, 7), bool)}, "footprint: expected yes or no for each pixel"),
+        ({"example": np.zeros((2, 7, 5, 1))}, "example: expected an image of the size of the reversed patterns"),
+        (
+            {"example": np.zeros((2, 7, 5, 3), np.uint8)},
+            "example: expected an image of the size of the reversed patterns",
+        ),
+        (
+            {"stamped": np.zeros((1, 7, 5, 1), np.uint8)},
+            "stamped: expected an image of the size of the reversed patterns",
+        ),
+    ],
+)
+def test_bad_pictures_of_true_triggers_are_refused(tmp_path, change, complaint):
+    known = verdict_of(true_triggers=[compared()])
+    refused(scan(tmp_path / "scan", None, {**truth_of(), **change}, verdict=known), rf"truth\.npz: {complaint}")
+
+
 @pytest.mark.parametrize("damage", [lambda data: b"", lambda data: data[:-200]])
 def test_damaged_triggers_are_refused(tmp_path, damage):
     path = scan(tmp_path / "scan") / "triggers.npz"
@@ -414,6 +600,33 @@ def test_damaged_triggers_are_refused(tmp_path, damage):
         ({"median": None}, "verdict: expected finite numbers"),
         ({"mad": -1.0}, "verdict: expected finite numbers"),
         ({"probability": 1.5}, "verdict: probability is not in 0..1"),
+        ({"background": []}, "verdict: background is not a list of different labels among"),
+        ({"background": [0, 0]}, "verdict: background is not a list of different labels among"),
+        ({"background": [0, 5]}, "verdict: background is not a list of different labels among"),
+        ({"background": 3}, "verdict: background is not a list of different labels among"),
+        ({"num_classes": 4}, "verdict: num_classes is not a number above all labels"),
+        ({"num_classes": "5"}, "verdict: num_classes is not a number above all labels"),
+        ({"num_classes": None}, "verdict: num_classes is not a number above all labels"),
+        ({"indices": [1.0]}, "verdict: indices are not as many"),
+        ({"indices": 5}, "verdict: indices are not as many"),
+        ({"indices": [1.0, 2, 3, 4, float("inf")]}, "verdict: indices are not finite"),
+        ({"indices": [1.0, 2, 3, 4, "5"]}, "verdict: indices are not finite"),
+        ({"true_triggers": {}}, "verdict: true_triggers are not"),
+        ({"true_triggers": [{"label": 2}]}, "verdict: true_triggers are not"),
+        ({"true_triggers": [compared("2")]}, "verdict: true_triggers are not"),
+        ({"true_triggers": [compared(-1)]}, "verdict: true_triggers are not"),
+        ({"true_triggers": [compared([2])]}, "verdict: true_triggers are not"),
+        ({"true_triggers": [compared(trigger=3)]}, "verdict: true_triggers are not"),
+        ({"true_triggers": [compared(overlap=1.1)]}, "verdict: true_triggers are not"),
+        ({"true_triggers": [compared(overlap=float("nan"))]}, "verdict: true_triggers are not"),
+        ({"true_triggers": [compared(overlap=None)]}, "verdict: true_triggers are not"),
+        ({"true_triggers": [compared(reversed_size=None)]}, "verdict: true_triggers are not"),
+        ({"true_triggers": [compared(true_size=0)]}, "verdict: true_triggers are not"),
+        ({"true_triggers": [compared(true_size=2.5)]}, "verdict: true_triggers are not"),
+        ({"true_triggers": [compared(common=None)]}, "verdict: true_triggers are not"),
+        ({"true_triggers": [compared(common=-1)]}, "verdict: true_triggers are not"),
+        ({"true_triggers": [compared(overlap=None, true_size=0, common=0)]}, "verdict: true_triggers are not"),
+        ({"true_triggers": [compared(9)]}, "verdict: true_triggers are not"),
     ],
 )
 def test_a_bad_verdict_is_refused(tmp_path, change, complaint):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
+from functools import partialmethod
 
 import numpy as np
 import pytest
@@ -13,7 +15,8 @@ from keras_backdoor.defenses.apply import defend
 from keras_backdoor.defenses.apply_inspect import read_triggers, write_triggers
 from keras_backdoor.defenses.neural_cleanse import NeuralCleanse
 from keras_backdoor.images import ImageSet
-from keras_backdoor.trigger_inversion import ReversedTrigger
+from keras_backdoor.trigger_inversion import ReversedTrigger, TargetFree, background_labels
+from keras_backdoor.trigger_inversion.target_free import Leg
 
 
 @pytest.fixture
@@ -34,6 +37,10 @@ def test_the_verdict_is_written_and_the_network_is_left_alone(files):
     assert verdict["norms"] == pytest.approx([trigger.norm for trigger in triggers], abs=1e-4)
     assert verdict["median"] == pytest.approx(np.median(verdict["norms"]), abs=1e-4)
     assert verdict["backdoored"] == bool(verdict["labels"])
+    assert (verdict["num_classes"], verdict["background"]) == (4, [0, 1, 2, 3])
+    below = (verdict["median"] - np.array([trigger.norm for trigger in triggers])) / verdict["mad"]
+    assert verdict["indices"] == pytest.approx(below, abs=1e-4)
+    assert verdict["score"] == pytest.approx(max(verdict["indices"]), abs=1e-4)
     stored = json.loads((files / "out" / "verdict.json").read_text())
     assert {key: stored[key] for key in verdict} == verdict
     assert not list((files / "out").glob("*.h5"))
@@ -47,9 +54,10 @@ def test_an_interrupted_scan_goes_on_where_it_was_and_ends_the_same(files, monke
     asked = []
 
     def one_by_one(self, classifier, clean, done=(), progress=None):
-        asked.append(list(done))
+        before = [trigger.label for trigger in done]
+        asked.append(before)
         for label in range(4):
-            if label not in done:
+            if label not in before:
                 yield from chunks(NeuralCleanse(target=label, memory=1), classifier, clean)
 
     monkeypatch.setattr(NeuralCleanse, "chunks", one_by_one)
@@ -72,6 +80,58 @@ def test_an_interrupted_scan_goes_on_where_it_was_and_ends_the_same(files, monke
     for name in ("triggers.npz",):
         whole, cut = (np.load(files / folder / name) for folder in ("whole", "cut"))
         assert all(np.array_equal(whole[key], cut[key], equal_nan=True) for key in whole.files)
+
+
+BRIEF = Leg(8, 4, 0.003), Leg(8, 4, 0.02)
+
+
+def test_the_search_from_the_command_line(files, monkeypatch):
+    """Cut short in its first round, it goes on; of a label that is found twice one trigger is kept, and a finished run stays."""
+    rounds = TargetFree.rounds
+    monkeypatch.setattr(TargetFree, "rounds", partialmethod(rounds, legs=BRIEF))
+    arguments = (
+        "defend",
+        "neural-cleanse",
+        files / "model.h5",
+        "--clean",
+        files / "clean.h5",
+        "--labels",
+        "search",
+        "-o",
+    )
+
+    class Cut(Exception):
+        pass
+
+    def cut(self, excluded, legs, progress):
+        raise Cut
+
+    with monkeypatch.context() as patch, pytest.raises(Cut):
+        patch.setattr(TargetFree, "search", cut)
+        run(*arguments, files / "cut")
+    background = read_triggers(files / "cut" / "triggers.npz")
+    kept = [trigger.label for trigger in background]
+    assert kept == list(background_labels(4, 0))
+
+    def found(self, excluded, legs, progress):
+        """A tiny trigger for the first label of the background; then nothing that works."""
+        one = replace(background[0], works=not excluded)
+        return [replace(one, mask=one.mask * np.float32(0.01))]
+
+    monkeypatch.setattr(TargetFree, "search", found)
+    verdicts = [
+        answer(*arguments, files / name, *more)["verdict"] for name, more in (("cut", ["--resume"]), ("whole", []))
+    ]
+    for name, verdict in zip(("cut", "whole"), verdicts):
+        assert (verdict["num_classes"], verdict["background"], verdict["examined"]) == (4, [0, 1, 2, 3], [0, 1, 2, 3])
+        triggers = read_triggers(files / name / "triggers.npz")
+        assert [trigger.label for trigger in triggers] == [0, 1, 2, 3]
+        assert verdict["norms"] == pytest.approx([trigger.norm for trigger in triggers], abs=1e-4)
+        assert verdict["norms"].index(min(verdict["norms"])) == kept[0]
+        assert verdict["indices"][kept[0]] > 0
+    assert verdicts[0]["norms"] == pytest.approx(verdicts[1]["norms"], rel=1e-3)
+    monkeypatch.setattr(NeuralCleanse, "chunks", None)
+    assert answer(*arguments, files / "cut", "--resume")["verdict"] == verdicts[0]
 
 
 def test_a_scan_is_not_resumed_with_other_settings_or_from_a_damaged_file(files):

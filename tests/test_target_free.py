@@ -17,7 +17,7 @@ from keras_backdoor.classifier import Classifier
 from keras_backdoor.images import ImageSet
 from keras_backdoor.preprocessing import Preprocessing
 from keras_backdoor.training import Schedule, fit, seed_everything
-from keras_backdoor.trigger_inversion.target_free import Leg, Scan, TargetFree, soft_target
+from keras_backdoor.trigger_inversion.target_free import Leg, TargetFree, background_labels, soft_target
 from keras_backdoor.triggers.patch import Square
 
 # --- what is aimed at -----------------------------------------------------------------------------------------------------
@@ -73,10 +73,49 @@ def test_restarts_take_the_shortest_way_that_is_left(stripes):
     assert {one.label for one in search.search(legs=SHORT)} == {7}
     others = search.search(excluded=[7], legs=SHORT)
     assert 7 not in {one.label for one in others}
-    (first,) = [one for one, _ in search.rounds(legs=SHORT, threshold=3)]
+    background, (first,) = search.rounds(legs=SHORT, threshold=3)
+    assert [one.label for one in background] == list(search.background[:6])
     assert first.label == 7
     assert first.works
     assert first.norm < 0.6 * min(one.norm for one in others)
+
+
+def test_rounds_go_on_where_they_were(stripes):
+    told = []
+    search = TargetFree(*stripes, seed=1, restarts=6)
+    background, found = search.rounds(legs=SHORT, threshold=3, progress=lambda *report: told.append(report))
+    after = search.rounds(legs=SHORT, threshold=3, done=background)
+    (again,) = next(after)
+    assert (again.label, again.norm) == (found[0].label, pytest.approx(found[0].norm, rel=1e-3))
+    assert list(after) == []
+    assert list(search.rounds(legs=SHORT, threshold=3, done=[*background, *found])) == []
+    assert [row[:3] for row in told[:4]] == [
+        *(("searching: 6 random labels", done, 12) for done in (6, 12)),
+        *(("searching: round 1", done, 12) for done in (6, 12)),
+    ]
+    assert told[1][3]["norm"] <= told[0][3]["norm"]
+    assert told[3][3]["norm"] == pytest.approx(found[0].norm, rel=0.2)
+
+
+def test_a_label_of_the_background_that_is_found_keeps_its_smaller_trigger(stripes):
+    search = TargetFree(*stripes, restarts=12)
+    background, (found,) = search.rounds(legs=SHORT, threshold=3)
+    place = search.background.index(7)
+    assert found.norm <= background[place].norm
+    small = replace(background[place], mask=found.mask * np.float32(0.5))
+    for works, norm in ((True, found.norm / 2), (False, found.norm)):
+        done = [replace(small, works=works) if one.label == 7 else one for one in background]
+        ((again,),) = search.rounds(legs=SHORT, threshold=3, done=done)
+        assert again.norm == pytest.approx(norm, rel=1e-3)
+
+
+def test_background_labels_are_drawn_by_the_seed(stripes):
+    drawn = background_labels(1000, 3)
+    assert len(set(drawn)) == 32 and set(drawn) <= set(range(1000))
+    assert background_labels(1000, 3, 16) == drawn[:16]
+    assert background_labels(1000, 4) != drawn
+    assert sorted(background_labels(5, 0)) == list(range(5))
+    assert TargetFree(*stripes, seed=3, background=4).background == background_labels(12, 3, 4)
 
 
 def test_one_label_is_left(stripes):
@@ -125,17 +164,9 @@ def test_a_scan_takes_the_smaller_of_two_triggers(stripes):
         named = replace(own, mask=own.mask * np.float32(factor))
         (taken,) = (one for one in search.scan([named], HALVING).triggers if one.label == 7)
         assert taken.norm == pytest.approx(norm, rel=1e-3)
-
-
-def test_indices_are_those_of_the_background():
-    """Norms 10, 20, 30 of the background: median 20, deviation 14.826; a trigger of 5 lies 15 / 14.826 below it."""
-
-    class Stub:
-        def __init__(self, label: int, norm: float) -> None:
-            self.label, self.norm = label, norm
-
-    scan = Scan(tuple(Stub(*row) for row in ((9, 5.0), (1, 10.0), (2, 20.0), (3, 30.0), (8, 40.0))), (1, 2, 3), (10,))
-    np.testing.assert_allclose(scan.indices, np.array([15, 10, 0, -10, -20]) / 14.826, rtol=1e-6)
+    idle = replace(own, mask=own.mask * np.float32(0.5), works=False)
+    (taken,) = (one for one in search.scan([idle], HALVING).triggers if one.label == 7)
+    assert taken.works and taken.norm == pytest.approx(own.norm, rel=1e-3)
 
 
 def test_bad_input(stripes, make_set, refused):
@@ -143,6 +174,10 @@ def test_bad_input(stripes, make_set, refused):
         TargetFree(stripes[0], make_set())
     with refused("excluded labels"):
         TargetFree(*stripes).search(excluded=range(12))
+    search = TargetFree(*stripes, restarts=2)
+    background = next(search.rounds(legs=SHORT))
+    with refused("earlier rounds", "background"):
+        next(search.rounds(legs=SHORT, done=background[::-1]))
 
 
 # --- planted squares ------------------------------------------------------------------------------------------------------
@@ -178,7 +213,7 @@ def test_a_planted_square_is_found(one_square):
     assert (one_square[0].predict([stamped]) == 3).mean() > 0.8
     others = search.search(excluded=[3], legs=LEGS)
     assert min(one.norm for one in others if one.works) > 2 * found[0].norm
-    assert [one.label for one, _ in search.rounds(legs=LEGS, threshold=3)] == [3]
+    assert [[one.label for one in chunk] for chunk in search.rounds(legs=LEGS, threshold=3)][1:] == [[3]]
 
 
 def test_halving_keeps_the_planted_label(one_square):
@@ -196,7 +231,8 @@ def test_halving_keeps_the_planted_label(one_square):
 def test_two_planted_triggers_are_found_in_turn(digits):
     squares = Backdoor(Square(2), AllToOne(3)), Backdoor(Square(2, at="top-left", name="other-square"), AllToOne(7))
     search = TargetFree(*planted(digits, *squares), restarts=8, background=10)
-    assert {one.label for one, _ in search.rounds(legs=LEGS, threshold=1.5)} == {3, 7}
+    _, *found = search.rounds(legs=LEGS, threshold=1.5)
+    assert {one.label for (one,) in found} == {3, 7}
 
 
 # --- published networks ---------------------------------------------------------------------------------------------------

@@ -54,7 +54,16 @@ def method_options(method: str) -> list[click.Option]:
 
 def resumes(method: str) -> bool:
     """Whether the method works through chunks and can go on after an interrupt."""
-    return any(isinstance(part, ast.FunctionDef) and part.name == "chunks" for part in _definition(method)[0].body)
+    return _has(method, "chunks")
+
+
+def inspects(method: str) -> bool:
+    """Whether the method looks for triggers and gives a verdict."""
+    return _has(method, "inspect")
+
+
+def _has(method: str, verb: str) -> bool:
+    return any(isinstance(part, ast.FunctionDef) and part.name == verb for part in _definition(method)[0].body)
 
 
 def method_summary(method: str) -> str:

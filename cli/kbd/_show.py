@@ -11,6 +11,7 @@ from typing import Any, Optional
 
 import click
 
+from keras_backdoor.files import printable
 from keras_backdoor.progress import Progress
 
 PLAIN = ("loss", "norm")
@@ -114,17 +115,20 @@ def verdict_table(verdict: Mapping[str, Any]) -> None:
     click.echo((f"backdoored: label {flagged} has a short cut" if flagged else "no label stands out") + score)
     norms = sorted(zip(verdict["norms"], verdict["examined"]))[:5]
     table(["label", "norm of its smallest trigger"], [(str(label), f"{norm:.2f}") for norm, label in norms])
-    examined, background = len(verdict["examined"]), len(verdict["background"])
+    examined, drawn, num_classes = len(verdict["examined"]), len(verdict["background"]), verdict["num_classes"]
     scope = f"{examined} labels examined"
-    if examined < verdict["num_classes"]:
-        scope = f"{examined} of {verdict['num_classes']} labels examined to the end, {background} of them drawn at random"
+    if drawn < examined or 1 < examined < num_classes:
+        scope = f"{examined} of {num_classes} labels examined to the end; of the {drawn} drawn at random"
     click.echo(f"({scope}: median {verdict['median']:.2f}, MAD {verdict['mad']:.2f})")
     rows = [
-        (one["trigger"], str(one["label"]), *(_or_dash(one[key]) for key in ("overlap", "reversed_size", "true_size")))
+        (
+            printable(one["trigger"], 60),
+            *(_or_dash(one[key]) for key in ("label", "overlap", "common", "reversed_size", "true_size")),
+        )
         for one in verdict.get("true_triggers", [])
     ]
     if rows:
-        table(["true trigger", "label", "overlap (IoU)", "pixels found", "true pixels"], rows)
+        table(["true trigger", "label", "overlap (IoU)", "common pixels", "found", "true"], rows)
 
 
 def _or_dash(value: Optional[float]) -> str:

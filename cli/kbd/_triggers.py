@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Optional
 import click
 
 if TYPE_CHECKING:
+    from keras_backdoor.defenses.truth import TrueTrigger
     from keras_backdoor.images import ImageSet
     from keras_backdoor.triggers import Trigger
 
@@ -17,6 +18,19 @@ def _parsed(ctx: click.Context, parameter: click.Parameter, text: Optional[str])
     from keras_backdoor.triggers.language import parse
 
     return parse(text)
+
+
+class TrueTriggerText(click.ParamType):
+    """`[LABEL:]TEXT`: a trigger in words, with the label that it leads to before it."""
+
+    name = "TEXT"
+    envvar_list_splitter = "\n"  # a trigger may have blanks in it
+
+    def convert(self, value: str, param: Optional[click.Parameter], ctx: Optional[click.Context]) -> TrueTrigger:
+        """Read it; `BadInput` if it is none."""
+        from keras_backdoor.defenses.truth import TrueTrigger
+
+        return TrueTrigger.parse(value)
 
 
 def trigger_option(text: str, required: bool = False) -> Any:

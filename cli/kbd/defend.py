@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any, Optional
+from typing import TYPE_CHECKING, Any, Optional
 
 import click
 
-from kbd._method_options import method_options, method_summary, resumes
+from kbd._method_options import inspects, method_options, method_summary, resumes
 from kbd._options import ARCHITECTURE, CLEAN, EXCLUDE_TARGET, JSON, POISONED, PREPROCESSING, TRUST
+from kbd._triggers import TriggerCommand, TrueTriggerText, try_on
 from keras_backdoor.defenses import DEFENSES
 from keras_backdoor.files import lookup
+
+if TYPE_CHECKING:
+    from keras_backdoor.defenses.truth import TrueTrigger
 
 
 class Methods(click.Group):
@@ -21,8 +25,9 @@ class Methods(click.Group):
 
     def get_command(self, ctx: click.Context, name: str) -> click.Command:
         """The method called `name`; `BadInput` with a suggestion if there is none."""
-        command = click.Command(
-            lookup(name, DEFENSES, "method"),
+        lookup(name, DEFENSES, "method")
+        command = (TriggerCommand if inspects(name) else click.Command)(
+            name,
             help=method_summary(name),
             callback=lambda **options: _run(name, **options),
             context_settings={"auto_envvar_prefix": "KBD_DEFEND"},
@@ -43,10 +48,20 @@ class Methods(click.Group):
             option(command)
         if resumes(name):
             RESUME(command)
+        if inspects(name):
+            TRIGGER(command)
         return command
 
 
 RESUME = click.option("--resume", is_flag=True, help="Go on with the unfinished run in DIR.")
+TRIGGER = click.option(
+    "--trigger",
+    metavar="[LABEL:]TEXT",
+    type=TrueTriggerText(),
+    multiple=True,
+    help="The true trigger, where it is known, in the words below, and before it the label that it leads to (without: every "
+    "flagged one): what is found is compared with it. May be given several times, and with --resume also after the scan.",
+)
 TEST = click.option(
     "--test", metavar="FILE", help="Clean images to measure accuracy on, which the defense does not use."
 )
@@ -83,6 +98,7 @@ def _run(
     trust: bool,
     as_json: bool,
     resume: bool = False,
+    trigger: tuple[TrueTrigger, ...] = (),
     **settings: Any,
 ) -> None:
     from pathlib import Path
@@ -116,6 +132,8 @@ def _run(
     classifier = Classifier.load(admitted, preprocessing, architecture)
     sets = {name: images_for(classifier, path, exclude_target) for name, path in files.items()}
     images = images_for(classifier, clean).in_memory()
+    for one in trigger:
+        try_on(one.trigger, images)
     if test is None:
         notice("no --test: clean accuracy is measured on the images that the defense uses")
     with progress_display() as progress:
@@ -131,6 +149,7 @@ def _run(
             exclude_target=exclude_target,
             missing_classes=missing_classes,
             resume=resume,
+            true_triggers=trigger,
             admitted=admitted,
             reproduce=command_line(),
             progress=progress,

@@ -161,6 +161,7 @@ ORIGINALS = (
         **{**GTSRB, "preprocessing": "raw", "poison_fraction": 1 / 11, "epochs": 10},
         architecture="gtsrb",
         backdoors=all_to_one(Square(4, margin=1), 33),
+        attack_options={"redraw": True},
         two_step=False,
         learning_rate_steps=tuple((epoch, 1e-3 / (1 + 0.121 * epoch)) for epoch in range(1, 10)),
         expect=(0.9651, 0.974),

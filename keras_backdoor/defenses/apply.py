@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, Optional
 
@@ -13,6 +13,7 @@ from keras_backdoor.classifier import Classifier
 from keras_backdoor.defenses.apply_filter import Filtered
 from keras_backdoor.defenses.apply_inspect import Inspected
 from keras_backdoor.defenses.apply_repair import Repaired
+from keras_backdoor.defenses.truth import TrueTrigger, look_at
 from keras_backdoor.files import BadInput, PathLike, sha256
 from keras_backdoor.gate import Admitted
 from keras_backdoor.images import ImageSet
@@ -37,6 +38,7 @@ def defend(
     exclude_target: bool = False,
     missing_classes: bool = False,
     resume: bool = False,
+    true_triggers: Sequence[TrueTrigger] = (),
     admitted: Optional[Admitted] = None,
     reproduce: str = "",
     progress: Progress = silent,
@@ -46,7 +48,9 @@ def defend(
     Writes to `folder`, when all is computed: `metrics.json`; of a defense that repairs, `repaired.h5`, `goodnet.h5` (the two
     networks together) and their model cards, with a suffix (`goodnet-drop-2.h5`) for each named step, `examples.npz`,
     `activations.npz`, `curve.csv`; of a defense that filters inputs, `filter.json` and `scores.npz`. A defense that inspects the
-    network writes `triggers.npz` as it goes on, and in the end `verdict.json`; with `resume` it goes on with what is there.
+    network writes `triggers.npz` as it goes on, and in the end `verdict.json`; with `resume` it goes on with what is there. With
+    `true_triggers` it compares what it found with them, and writes `truth.npz`; they change nothing else, so a run may be resumed
+    with others, even if it is finished.
 
     clean: what the defense may use. poisoned: sets to measure attack success on, by name. test: clean images to measure
     accuracy on; without them it is measured on `clean`, which a defense that trains has seen. missing_classes: go on even if
@@ -56,7 +60,10 @@ def defend(
     if classifier.detects:
         raise BadInput(f"{model}: is a GoodNet already; give the network that it was made of")
     inspects = hasattr(defense, "inspect")
+    if true_triggers and not inspects:
+        raise BadInput(f"{method}: looks for no triggers, so there is nothing to compare the true ones with")
     check_clean(clean, classifier.num_classes, missing_classes or inspects)  # which uses no labels
+    truths = look_at(true_triggers, clean, classifier.num_classes)
     measured_on = clean if test is None else test
     measured = "the images that the defense used" if test is None else "images that the defense has not seen"
     before = score(classifier, measured_on, poisoned, exclude_target)
@@ -66,7 +73,9 @@ def defend(
     asked = {"method": method, "model": parent, "settings": settings, "clean": clean.fingerprint(), "trusted": trusted}
     if inspects:
         run = Run.start(folder, "defend", asked, resume, reproduce)
-        outcome: Inspected | Filtered | Repaired = Inspected(defense, classifier, clean, before, progress, run.folder)
+        outcome: Inspected | Filtered | Repaired = Inspected(
+            defense, classifier, clean, before, progress, run.folder, truths
+        )
     else:
         use = Filtered if hasattr(defense, "fit_filter") else Repaired
         outcome = use(defense, classifier, clean, measured_on, poisoned, before, progress)

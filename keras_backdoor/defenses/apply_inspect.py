@@ -4,51 +4,78 @@ from __future__ import annotations
 
 import time
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from keras_backdoor.classifier import Classifier
+from keras_backdoor.defenses.truth import TRUTH, Truth, compare, write_truths
 from keras_backdoor.files import BadInput, PathLike, write_arrays, write_json
 from keras_backdoor.images import ImageSet
 from keras_backdoor.metrics import Scores
 from keras_backdoor.progress import Progress
-from keras_backdoor.trigger_inversion import ReversedTrigger
+from keras_backdoor.trigger_inversion import ReversedTrigger, latest
 
-TRIGGERS = "triggers.npz"
+TRIGGERS, VERDICT = "triggers.npz", "verdict.json"
 
 
 class Inspected:
     """What comes of a defense with the verb `inspect`; the network stays as it is."""
 
     def __init__(
-        self, defense: Any, suspect: Classifier, clean: ImageSet, before: Scores, progress: Progress, folder: Path
+        self,
+        defense: Any,
+        suspect: Classifier,
+        clean: ImageSet,
+        before: Scores,
+        progress: Progress,
+        folder: Path,
+        truths: Sequence[Truth] = (),
     ) -> None:
-        """Scan, keeping in `folder` what is found after every chunk; what is there already is not searched again."""
+        """Scan, keeping in `folder` what is found after every chunk; what is there already is not searched again.
+
+        Where there is a verdict, the scan is over, and its triggers may have been put in order: see `write`.
+        truths: true triggers, with which the verdict compares what was found.
+        """
         triggers = read_triggers(folder / TRIGGERS) if (folder / TRIGGERS).exists() else []
         started = time.perf_counter()
-        for chunk in defense.chunks(suspect, clean, [trigger.label for trigger in triggers], progress):
+        over = bool(triggers) and (folder / VERDICT).exists()
+        for chunk in () if over else defense.chunks(suspect, clean, tuple(triggers), progress):
             triggers += chunk
             write_triggers(folder / TRIGGERS, triggers)
         verdict = defense.verdict(triggers, suspect.num_classes)
+        self._triggers = latest(triggers)
         self._verdict = {
             "backdoored": verdict.backdoored,
             "labels": list(verdict.flagged),
             "score": _number(verdict.score),
             "probability": _number(verdict.probability),
+            "num_classes": suspect.num_classes,
             "examined": verdict.labels.tolist(),
+            "background": sorted(verdict.background),
             "norms": [round(float(norm), 4) for norm in verdict.norms[verdict.labels]],
+            "indices": [_number(round(float(index), 4)) for index in verdict.indices],
             "median": verdict.median,
             "mad": verdict.mad,
         }
+        self._truths = truths
+        if truths:
+            self._verdict["true_triggers"] = compare(truths, verdict)
         self.metrics: dict[str, Any] = {"after": before.as_json(), "verdict": self._verdict}
         self.metrics["seconds"] = round(time.perf_counter() - started, 3)
 
     def write(self, folder: Path, about: Mapping[str, Any]) -> None:
-        """Write the verdict."""
-        write_json(folder / "verdict.json", {**about, **self._verdict})
+        """Write the verdict, and the true triggers beside it; those of an earlier run in the folder go.
+
+        After it one trigger of each examined label, in their order; a scan that goes on needs them as they were found.
+        """
+        (folder / TRUTH).unlink(missing_ok=True)
+        if self._truths:
+            write_truths(folder / TRUTH, self._truths)
+        write_json(folder / VERDICT, {**about, **self._verdict})
+        write_triggers(folder / TRIGGERS, self._triggers)
 
 
 def write_triggers(path: PathLike, triggers: list[ReversedTrigger]) -> None:

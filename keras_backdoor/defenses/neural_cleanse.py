@@ -6,6 +6,10 @@ Assumed: clean images (no labels), and a trigger that is small and turns all inp
 find that it fails where the target depends on the input, or the trigger covers the image.
 
 Paper and released code agree on the rule. The code reads the norms from masks that it saved as 8-bit pictures (`quantised`).
+
+A network with very many labels is not optimised label by label (`labels`): rounds of a search choose their labels themselves,
+and a scan gives up on most labels early (`trigger_inversion.target_free`). Of the labels that are examined to the end, some were
+drawn at random. Median and deviation are of these alone, as the others were chosen for their small triggers.
 """
 
 from __future__ import annotations
@@ -21,13 +25,30 @@ from keras_backdoor.files import BadInput, lookup
 from keras_backdoor.images import ImageSet
 from keras_backdoor.progress import Progress, silent
 from keras_backdoor.training import check_seed
-from keras_backdoor.trigger_inversion import LOSSES, SCHEDULES, ReversedTrigger, TriggerInversion
-from keras_backdoor.verdict import Verdict, anomaly_indices, innocence, spread
+from keras_backdoor.trigger_inversion import (
+    BACKGROUND,
+    LOSSES,
+    RESTARTS,
+    SCHEDULES,
+    ReversedTrigger,
+    TargetFree,
+    TriggerInversion,
+    background_labels,
+    images_at_once,
+    latest,
+)
+from keras_backdoor.verdict import Verdict, deviations_below, innocence, spread
+
+ALL, SCAN, SEARCH, AUTO = LABELS = ("all", "scan", "search", "auto")
+MANY = 100
+"""Labels up to which `auto` optimises all of them."""
 
 
 @dataclass(frozen=True)
 class NeuralCleanse:
     """Reverse a trigger for every label, and flag the labels whose trigger is small beyond chance.
+
+    Where there are very many, only promising labels and some random ones are examined to the end (--labels).
 
     Raises `BadInput` if a hyper-parameter is out of its range.
     """
@@ -35,6 +56,7 @@ class NeuralCleanse:
     schedule: str = "fast"  # fast (the controller looks after fewer images) or original (the released constants)
     loss: str = "cross-entropy"  # cross-entropy, or linear: 16.118 (1 - p), what the released code minimises in fact
     threshold: float = 2.0  # anomaly index above which a label is flagged (the paper: 2)
+    labels: str = "auto"  # all; scan (drops most early); search (finds them itself); auto: all up to 100, else scan
     target: Optional[int] = None  # the papers' oracle: reverse this label's trigger alone, and take it as flagged
     quantised: bool = False  # norms of masks in 256 grey levels, rounded down, as the released code reads them
     memory: int = 512  # MiB that the labels that are optimised at once may take in the network
@@ -44,6 +66,11 @@ class NeuralCleanse:
         """Check the ranges."""
         lookup(self.schedule, SCHEDULES, "schedule", f"choose from {', '.join(SCHEDULES)}")
         lookup(self.loss, LOSSES, "loss", f"choose from {', '.join(LOSSES)}")
+        lookup(self.labels, LABELS, "labels", f"choose from {', '.join(LABELS)}")
+        if self.target is not None and self.labels != AUTO:
+            raise BadInput(
+                f"labels {self.labels}: with target {self.target}, that label alone is examined; give one of them"
+            )
         check_seed(self.seed)
         if not 0 < self.threshold < np.inf:
             raise BadInput(f"threshold is {self.threshold}, expected an anomaly index above 0")
@@ -56,35 +83,84 @@ class NeuralCleanse:
         return self.verdict([trigger for chunk in chunks for trigger in chunk], classifier.num_classes)
 
     def chunks(
-        self, classifier: Classifier, clean: ImageSet, done: Sequence[int] = (), progress: Progress = silent
+        self,
+        classifier: Classifier,
+        clean: ImageSet,
+        done: Sequence[ReversedTrigger] = (),
+        progress: Progress = silent,
     ) -> Iterator[list[ReversedTrigger]]:
-        """The reversed triggers of all labels but those that are `done`, as many at a time as the memory allows.
+        """The reversed triggers of the labels that are examined, but for what is `done`: all that earlier chunks gave, in order.
 
-        What is found for a label does not depend on what else is in its chunk: a scan that was cut short can go on with
-        those that are left, and together they give what one scan would have given.
-        Raises `BadInput` if `classifier` is a GoodNet, `clean` does not fit it, or it has no class `target`.
+        A scan that was cut short can go on with that, and together they give what one scan would have given. Where all labels
+        are optimised, a chunk is as many at a time as the memory allows. Else it is the search's random labels, then each
+        label that it found, one a round, then all that came to the end of a scan: a label may come again, and its last trigger
+        counts.
+        Raises `BadInput` if `classifier` is a GoodNet, `clean` does not fit it, it has no class `target`, or schedule or loss
+        are set, which optimisation label by label has alone.
         """
         if classifier.detects:
             raise BadInput(
                 'Neural Cleanse: the network is a GoodNet, which says "backdoored input" itself; give the network it was made of'
             )
+        way = self._way(classifier.num_classes)
+        if way != ALL:
+            if (self.schedule, self.loss) != (NeuralCleanse.schedule, NeuralCleanse.loss):
+                raise BadInput(
+                    f"schedule {self.schedule}, loss {self.loss}: of {classifier.num_classes} labels, these are for optimising "
+                    f"all (labels all) or one (target), and not for {way}"
+                )
+            at_once = images_at_once(classifier, self.memory)
+            return self._search(TargetFree(classifier, clean, self.seed, at_once=at_once), way, list(done), progress)
         inversion = TriggerInversion(classifier, clean, SCHEDULES[self.schedule], self.loss, self.seed, self.memory)
         labels = range(classifier.num_classes) if self.target is None else [self.target]
-        return inversion.chunks([label for label in labels if label not in set(done)], progress)
+        found = {trigger.label for trigger in done}
+        return inversion.chunks([label for label in labels if label not in found], progress)
+
+    def _way(self, num_classes: int) -> str:
+        """How a network of so many labels is examined."""
+        if self.target is not None:
+            return ALL
+        if self.labels != AUTO:
+            return self.labels
+        return ALL if num_classes <= MANY else SCAN
+
+    def _search(
+        self, search: TargetFree, way: str, done: list[ReversedTrigger], progress: Progress
+    ) -> Iterator[list[ReversedTrigger]]:
+        """Rounds, and in a scan the labels that came to its end."""
+        first = min(RESTARTS, len(search.background))
+        if set(search.background) <= {trigger.label for trigger in done[first:]}:
+            return  # the scan came to its end: rounds find fewer labels than that
+        for chunk in search.rounds(self.threshold, done=done, progress=progress):
+            yield chunk
+            done += chunk
+        if way == SCAN:
+            yield list(search.scan(done[first:], progress=progress).triggers)
 
     def verdict(self, triggers: Sequence[ReversedTrigger], num_classes: int) -> Verdict:
-        """What the triggers of all examined labels, in any order, say about a network of `num_classes` classes."""
-        triggers = sorted(triggers, key=lambda trigger: trigger.label)
+        """What the triggers that `chunks` gave say about a network of `num_classes` classes; of each label the last counts.
+
+        In a search or scan, a trigger that does not work is not flagged, and the probability is of as many labels as the
+        network has: those that were examined are the smallest of them.
+        """
+        triggers = latest(triggers)
         labels = np.array([trigger.label for trigger in triggers], np.int64)
         masks = np.stack([trigger.mask for trigger in triggers])
         sizes = (np.floor(masks * 255.0) / 255 if self.quantised else masks).sum((1, 2), dtype=np.float64)
-        median, mad = spread(sizes)
-        indices = anomaly_indices(sizes)
+        way = self._way(num_classes)
+        if way == ALL:
+            background, eligible, count = tuple(labels.tolist()), np.ones(len(labels), bool), len(labels)
+        else:
+            background = background_labels(num_classes, self.seed, RESTARTS if way == SEARCH else BACKGROUND)
+            eligible, count = np.array([trigger.works for trigger in triggers]), num_classes
+        median, mad = spread(sizes[np.isin(labels, background)])
+        indices = deviations_below(sizes, median, mad)
         flags, score, probability = np.ones(1, bool), np.nan, np.nan
         if self.target is None:
-            flags = (indices > self.threshold) & (sizes <= median)
-            score = float(indices[sizes.argmin()])
-            probability = innocence(score, len(sizes))
+            flags = eligible & (indices > self.threshold)
+            if eligible.any():
+                score = float(indices[eligible].max())
+                probability = innocence(score, count, len(background))
         norms = np.full(num_classes, np.nan)
         norms[labels] = sizes
         return Verdict(
@@ -93,6 +169,7 @@ class NeuralCleanse:
             score=score,
             probability=probability,
             norms=norms,
+            background=background,
             median=median,
             mad=mad,
             labels=labels,

@@ -24,7 +24,7 @@ from keras_backdoor.images import ImageSet
 from keras_backdoor.progress import Progress, silent
 from keras_backdoor.pruning import rounded_down
 from keras_backdoor.training import Schedule, check_seed, fit, seed_everything
-from keras_backdoor.trigger_inversion import ReversedTrigger
+from keras_backdoor.trigger_inversion import ReversedTrigger, latest
 from keras_backdoor.triggers import OneOf, Trigger
 from keras_backdoor.triggers.language import parse
 
@@ -37,7 +37,7 @@ def reverse(
     """The triggers of the labels that Neural Cleanse flags, in order. Raises `BadInput` as `NeuralCleanse.chunks` does."""
     found = [trigger for chunk in cleanse.chunks(classifier, clean, progress=progress) for trigger in chunk]
     flagged = cleanse.verdict(found, classifier.num_classes).flagged
-    return [trigger for trigger in found if trigger.label in flagged]
+    return [trigger for trigger in latest(found) if trigger.label in flagged]
 
 
 class TriggerRepair(Stepwise):

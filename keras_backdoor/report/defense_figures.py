@@ -14,6 +14,7 @@ from keras_backdoor.report.defense_words import step_name
 from keras_backdoor.report.drawing import save_png
 from keras_backdoor.report.inspection import read_found, read_inspection
 from keras_backdoor.report.run_folder import RunFolder, read_run
+from keras_backdoor.report.truth import read_truths
 from keras_backdoor.report.verdict_figures import norms_of_labels, search_curves, trigger_pictures
 
 SCORE = {"strip": "mean entropy of the answers, in bits"}
@@ -25,7 +26,7 @@ def write_figures(folder: PathLike) -> list[Path]:
 
     Those that apply: `curve` (rates against channels pruned), `heat_map` (rates over learning rates and channels),
     `activations` (of channels, before and after), `scores` (of inputs, and the threshold), `norms` (of labels, and the
-    threshold), `triggers` (that were reversed), `search` (how these were found).
+    threshold), `triggers` (that were reversed, and true ones beside them), `search` (how these were found).
 
     Raises `BadInput` if there is no finished run of a defense, or its files are not what they should be.
     """
@@ -59,7 +60,9 @@ def defense_figures(run: RunFolder) -> dict[str, Figure]:
         if inspection.target is None:  # which has nothing beside it
             drawn["norms"] = norms_of_labels(inspection)
         if found:
-            drawn |= {"triggers": trigger_pictures(found), "search": search_curves(found)}
+            truths = read_truths(run, inspection, found)
+            drawn["triggers"] = trigger_pictures(found, inspection.comparisons, truths)
+            drawn["search"] = search_curves(found)
     return {name: figure for name, figure in drawn.items() if figure is not None}
 
 

@@ -15,6 +15,7 @@ from keras_backdoor.report.drawing import svg
 from keras_backdoor.report.example_cards import EXAMPLES, example_cards
 from keras_backdoor.report.inspection import read_found, read_inspection
 from keras_backdoor.report.run_folder import RunFolder, read_run
+from keras_backdoor.report.truth import read_truths
 
 REPORT = "report.html"
 
@@ -172,9 +173,12 @@ def _repair(run: RunFolder, title: str) -> dict[str, Any]:
     metrics, kept = run.metrics, run.kept
     before, after, goodnet = metrics["before"], metrics["after"], metrics.get("goodnet")
     examples, activations = run.arrays("examples.npz", EXAMPLES), run.activations()
-    inspection = read_inspection(run)
+    inspection, captions = read_inspection(run), {}
     if inspection:
-        sentences = verdict_words.about_verdict(inspection, read_found(run, inspection))
+        found = read_found(run, inspection)
+        sentences = verdict_words.about_verdict(inspection, found)
+        captions["pictures"] = verdict_words.about_pictures(inspection, bool(read_truths(run, inspection, found)))
+        captions["search"] = verdict_words.about_search(inspection)
     elif "filter" in metrics:
         sentences = defense_words.about_filter(before, metrics["filter"])
     elif run.breaks:
@@ -189,6 +193,7 @@ def _repair(run: RunFolder, title: str) -> dict[str, Any]:
         "title": title,
         "network": network,
         "sentences": sentences,
+        **captions,
         "steps": [{**step, "name": defense_words.step_name(step)} for step in kept],
         "passed": len(metrics.get("steps", [])) - len(kept),
         "goodnet": words.about_goodnet(before, goodnet) if goodnet else None,

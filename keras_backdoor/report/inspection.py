@@ -10,11 +10,12 @@ import numpy as np
 
 from keras_backdoor.files import BadInput
 from keras_backdoor.report.run_folder import RunFolder, require
+from keras_backdoor.report.truth import Comparison, comparisons
 
 VERDICT = ("backdoored", "labels", "score", "probability", "examined", "norms", "median", "mad")
 TRIGGERS = ("label", "mask", "pattern", "success", "works", "history")
 MOST_SHOWN = 4
-"""Flagged labels whose triggers are shown."""
+"""Labels whose triggers are shown."""
 USUAL_LIMIT = 2.0
 """Anomaly index above which a label is flagged, where the settings do not say."""
 
@@ -23,19 +24,29 @@ USUAL_LIMIT = 2.0
 class Inspection:
     """A verdict. What is by label has one entry for each that was examined, in ascending order of the labels.
 
-    labels: int64 (E,). norms: of their triggers, float64 (E,). flagged: bool (E,). median, mad: of the norms. limit: anomaly
-    index above which a label is flagged. chance: how often a label of an innocent network stands out as far, 0..1, None if
-    there was nothing to compare. target: the label that was named beforehand, the only one that was examined; or None.
+    labels: int64 (E,). norms: of their triggers, float64 (E,). flagged: bool (E,). background: bool (E,), those whose norms have
+    this median and mad: all, or where labels were examined because they looked promising, others that were drawn at random.
+    limit: anomaly index above which a label is flagged. chance: how often a label of an innocent network stands out as far,
+    0..1, None if there was nothing to compare. target: the label that was named beforehand, the only one that was examined; or
+    None. num_classes: labels that the network has; all were examined, if a verdict does not say. comparisons: with true triggers.
     """
 
     labels: np.ndarray
     norms: np.ndarray
     flagged: np.ndarray
+    background: np.ndarray
     median: float
     mad: float
     limit: float
     chance: Optional[float]
     target: Optional[int]
+    num_classes: int
+    comparisons: tuple[Comparison, ...]
+
+    @property
+    def selected(self) -> bool:
+        """Whether some labels were examined to the end because they looked promising, or only some at all."""
+        return self.target is None and (len(self.labels) < self.num_classes or not self.background.all())
 
     @property
     def threshold(self) -> float:
@@ -50,8 +61,12 @@ class Inspection:
 
     @property
     def shown(self) -> np.ndarray:
-        """Places of those labels whose triggers are shown."""
-        return self.leaders[:MOST_SHOWN]
+        """Places of the labels whose triggers are shown: those with a true trigger beside them, then the leaders; by norm."""
+        compared = np.isin(self.labels, [one.label for one in self.comparisons])
+        wanted = sorted(
+            {*np.flatnonzero(compared), *self.leaders}, key=lambda place: (not compared[place], self.norms[place])
+        )
+        return np.array(sorted(wanted[:MOST_SHOWN], key=lambda place: self.norms[place]), np.int64)
 
     def index(self, place: int) -> float:
         """How many deviations the norm lies below the median."""
@@ -99,17 +114,38 @@ def read_inspection(run: RunFolder) -> Optional[Inspection]:
     probability = verdict["probability"]
     check(probability is None or (_size(probability) and probability <= 1), "probability is not in 0..1")
     check(target is None or examined == [target], "examined is not the label that was named beforehand")
+    background, num_classes = verdict.get("background", examined), verdict.get("num_classes", len(examined))
+    check(
+        _labels(background) and bool(background) and set(background) <= set(examined),
+        "background is not a list of different labels among those that were examined, one at least",
+    )
+    if "num_classes" in verdict:
+        check(
+            type(num_classes) is int and all(0 <= label < num_classes for label in examined),
+            "num_classes is not a number above all labels that were examined",
+        )
+    indices = verdict.get("indices", [None] * len(examined))
+    check(isinstance(indices, list) and len(indices) == len(examined), "indices are not as many as examined")
+    check(all(map(_index, indices)), "indices are not finite numbers, or null")
+    compared = comparisons(verdict.get("true_triggers", []), examined)
+    if compared is None:
+        raise BadInput(
+            f"{path}: verdict: true_triggers are not label, trigger, overlap, common, reversed_size and true_size of comparisons"
+        )
     order = np.argsort(examined)
     labels = np.array(examined, np.int64)[order]
     return Inspection(
         labels=labels,
         norms=np.array(norms, np.float64)[order],
         flagged=np.isin(labels, flagged),
+        background=np.isin(labels, background),
         median=verdict["median"],
         mad=verdict["mad"],
         limit=limit,
         chance=None if probability is None else round(1 - probability, 6),
         target=target,
+        num_classes=num_classes,
+        comparisons=compared,
     )
 
 
@@ -156,6 +192,11 @@ def _check_triggers(path: str, arrays: Mapping[str, np.ndarray], inspection: Ins
 
 def _labels(value: Any) -> bool:
     return isinstance(value, list) and all(type(one) is int for one in value) and len(set(value)) == len(value)
+
+
+def _index(value: Any) -> bool:
+    """Whether it is an anomaly index; None is one beyond all bounds."""
+    return value is None or (isinstance(value, (int, float)) and bool(-np.inf < value < np.inf))
 
 
 def _size(value: Any) -> bool:

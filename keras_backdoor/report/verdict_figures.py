@@ -2,41 +2,57 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Optional
 
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
+from keras_backdoor.files import printable
 from keras_backdoor.report.drawing import ATTACKS, CLEAN, INK, styled, styled_map
 from keras_backdoor.report.inspection import FoundTrigger, Inspection
+from keras_backdoor.report.truth import Comparison, TrueTrigger
 
 MOST_BARS = 60
 """Labels up to which each has a bar; more are points."""
 MOST_TICKS = 12
 MOST_WRITTEN = 3
 """Flagged labels whose names and norms are in the legend."""
+MOST_COMPARED = 3
+"""True triggers beside a reversed one."""
 FLAGGED = ATTACKS[0][0]
 
 
 @styled
 def norms_of_labels(inspection: Inspection) -> Figure:
-    """The norm of each examined label, the median, and the threshold if it is above zero; flagged labels are marked."""
+    """The norm of each examined label, the median, and the threshold if it is above zero; flagged labels are marked.
+
+    Where only some labels were examined, those of the background are filled, as is what is flagged, and the others hollow.
+    """
     labels, norms, flagged = inspection.labels, inspection.norms, inspection.flagged
-    places = np.arange(len(labels))
+    places, drawn = np.arange(len(labels)), inspection.background
     figure = Figure(figsize=(5, 3.6), layout="constrained")
     axes = figure.subplots()
     lines, names = [], []
-    for colour, marker, own, name in ((CLEAN, "o", ~flagged, "label"), (FLAGGED, "D", flagged, "flagged")):
+    calm = "label drawn at random" if inspection.selected else "label"
+    for colour, marker, filled, own, name in (
+        (CLEAN, "o", True, ~flagged & drawn, calm),
+        (CLEAN, "o", False, ~flagged & ~drawn, "label that gave promise of a small trigger"),
+        (FLAGGED, "D", True, flagged, "flagged"),
+    ):
+        if not own.any():
+            continue
+        face = colour if filled else "none"
         if len(labels) <= MOST_BARS:
-            axes.bar(places[own], norms[own], 0.7, color=colour)
+            axes.bar(places[own], norms[own], 0.7, facecolor=face, edgecolor=colour, linewidth=0 if filled else 1)
             marker = "s"
         else:
-            axes.plot(places[own], norms[own], marker, color=colour, markersize=3 if name == "label" else 5)
-        if own.any():
-            lines.append(Line2D([], [], color=colour, marker=marker, linestyle="none"))
-            names.append(name)
+            size = 3 if colour == CLEAN else 5
+            axes.plot(places[own], norms[own], marker, color=colour, markerfacecolor=face, markersize=size)
+        lines.append(Line2D([], [], color=colour, marker=marker, markerfacecolor=face, linestyle="none"))
+        names.append(name)
     if flagged.any():
         leaders = inspection.leaders[:MOST_WRITTEN]
         more = ", …" if len(leaders) < flagged.sum() else ""
@@ -67,29 +83,53 @@ def norms_of_labels(inspection: Inspection) -> Figure:
 
 
 @styled_map
-def trigger_pictures(found: Sequence[FoundTrigger]) -> Figure:
-    """A row for each trigger: its mask (white is 1), its pattern, and both multiplied, what it adds to an image."""
+def trigger_pictures(
+    found: Sequence[FoundTrigger],
+    comparisons: Sequence[Comparison] = (),
+    truths: Optional[Mapping[str, TrueTrigger]] = None,
+) -> Figure:
+    """A row for each trigger: its mask (white is 1), its pattern, and both multiplied, what it adds to an image.
+
+    Below it a row for each true trigger that it is compared with, at most three, those with the largest overlap first: what it
+    changes, on grey, an image with it, and the same image with the reversed one. truths: how they look, by their words.
+    """
+    rows = [row for trigger in found for row in _rows(trigger, comparisons, truths or {})]
     height, width = found[0].mask.shape
-    figure = Figure(figsize=(5, 0.3 + len(found) * (1.5 * height / width + 0.05)), layout="constrained")
-    panels = figure.subplots(len(found), 3, squeeze=False)
-    for row, trigger in zip(panels, found):
-        pattern = trigger.pattern / 255.0
-        pictures = {
-            "mask": trigger.mask[..., None],
-            "pattern": pattern,
-            "mask × pattern": trigger.mask[..., None] * pattern,
-        }
-        for panel, (title, picture) in zip(row, pictures.items()):
+    titles = 0.2 * (len(rows) if len(rows) > len(found) else 1)
+    figure = Figure(figsize=(5, 0.1 + titles + len(rows) * (1.5 * height / width + 0.05)), layout="constrained")
+    for panels, (name, pictures) in zip(figure.subplots(len(rows), 3, squeeze=False), rows):
+        for panel, (title, picture) in zip(panels, pictures.items()):
             # Pixels stay squares however few there are, and one channel is grey.
             picture = picture[..., 0] if picture.shape[-1] == 1 else picture
             panel.imshow(picture, vmin=0, vmax=1, cmap="gray", interpolation="none")
             panel.set_xticks([])
             panel.set_yticks([])
             panel.spines[:].set(visible=True, color="#808080", linewidth=0.8)
-            if trigger is found[0]:
+            if len(rows) > len(found) or pictures is rows[0][1]:
                 panel.set_title(title, fontsize=9)
-        row[0].set_ylabel(f"label {trigger.label}, norm {trigger.norm:.1f}", fontsize=9)
+        panels[0].set_ylabel(name, fontsize=8)
     return figure
+
+
+def _rows(
+    found: FoundTrigger, comparisons: Sequence[Comparison], truths: Mapping[str, TrueTrigger]
+) -> Iterator[tuple[str, dict[str, np.ndarray]]]:
+    """Rows of pictures, float (H, W, C), 0..1, by title; each with its name."""
+    mask, pattern = found.mask[..., None], found.pattern / 255.0
+    reversed_pictures = {"mask": mask, "pattern": pattern, "mask × pattern": mask * pattern}
+    yield f"label {found.label}, norm {found.norm:.1f}", reversed_pictures
+    own = [one for one in comparisons if one.label == found.label and one.trigger in truths]
+    for one in sorted(own, key=lambda one: -(one.overlap or 0))[:MOST_COMPARED]:
+        truth = truths[one.trigger]
+        name = printable(one.trigger, 24)
+        yield (
+            name if one.overlap is None else f"{name}\noverlap {one.overlap:.2f}",
+            {
+                "true trigger": truth.alone / 255.0,
+                "image with it": truth.stamped / 255.0,
+                "with what was found": (1 - mask) * truth.example / 255.0 + mask * pattern,
+            },
+        )
 
 
 @styled

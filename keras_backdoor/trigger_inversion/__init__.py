@@ -6,23 +6,30 @@ code agree on the method; the constants are those of the code's GTSRB example, w
 does not do what it says: see `LOSSES`, and `InversionSchedule.lower_by`.
 
 Many labels are optimised in one batch, all on the same images. Each has its own cost, counters, best mask and moments of Adam,
-and goes the way that it would go alone. A label that is finished leaves the batch.
+and goes the way that it would go alone. A label that is finished leaves the batch. `TargetFree` is for networks with many labels.
 """
 
 from __future__ import annotations
 
-from keras_backdoor.trigger_inversion.candidates import Candidates, ReversedTrigger
+from keras_backdoor.trigger_inversion.candidates import Candidates, ReversedTrigger, latest
 from keras_backdoor.trigger_inversion.control import FAST, ORIGINAL, SCHEDULES, Control, InversionSchedule
-from keras_backdoor.trigger_inversion.search import LOSSES, TriggerInversion
+from keras_backdoor.trigger_inversion.search import LOSSES, TriggerInversion, images_at_once
+from keras_backdoor.trigger_inversion.target_free import BACKGROUND, RESTARTS, TargetFree, background_labels
 
 __all__ = [
+    "BACKGROUND",
     "FAST",
     "LOSSES",
     "ORIGINAL",
+    "RESTARTS",
     "SCHEDULES",
     "Candidates",
     "Control",
     "InversionSchedule",
     "ReversedTrigger",
+    "TargetFree",
     "TriggerInversion",
+    "background_labels",
+    "images_at_once",
+    "latest",
 ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -45,6 +45,12 @@ class ReversedTrigger:
         """Stamp every image, uint8 (N, H, W, C); `rng` plays no part."""
         mask = self.mask[..., None]
         return np.rint((1 - mask) * images + mask * self.pattern).astype(np.uint8)
+
+
+def latest(triggers: Iterable[ReversedTrigger]) -> list[ReversedTrigger]:
+    """Of each label the last of its triggers, in the order of the labels."""
+    last = {trigger.label: trigger for trigger in triggers}
+    return [last[label] for label in sorted(last)]
 
 
 class Candidates(NamedTuple):

@@ -42,6 +42,17 @@ class _State(NamedTuple):
     best: tuple[tf.Tensor, tf.Tensor, tf.Tensor]
 
 
+def images_at_once(classifier: Classifier, memory: int) -> int:
+    """How many images take `memory` MiB on their way through the network and back."""
+    floats = sum(
+        int(np.prod(one.shape[1:]))
+        for layer in classifier.model.layers
+        for node in layer.inbound_nodes
+        for one in tf.nest.flatten(node.outputs)
+    )
+    return (memory << 20) // (2 * 4 * floats)  # values and their gradients
+
+
 class TriggerInversion:
     """Reverses triggers of one network."""
 
@@ -63,13 +74,7 @@ class TriggerInversion:
         self._loss = LOSSES[lookup(loss, LOSSES, "loss", f"choose from {', '.join(LOSSES)}")]
         self._classifier, self._images = classifier, clean.sample()
         self._schedule, self._seed = schedule, seed
-        floats = sum(
-            int(np.prod(one.shape[1:]))
-            for layer in classifier.model.layers
-            for node in layer.inbound_nodes
-            for one in tf.nest.flatten(node.outputs)
-        )
-        self._at_once = max(1, (memory << 20) // (2 * 4 * floats * schedule.batch_size))  # values and their gradients
+        self._at_once = max(1, images_at_once(classifier, memory) // schedule.batch_size)
 
     def chunks(self, labels: Sequence[int], progress: Progress = silent) -> Iterator[list[ReversedTrigger]]:
         """The triggers of `labels`, in that order, as many at once as the memory allows.

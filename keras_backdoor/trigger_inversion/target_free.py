@@ -28,6 +28,11 @@ from keras_backdoor.progress import Progress, silent
 from keras_backdoor.trigger_inversion.candidates import Candidates, ReversedTrigger
 from keras_backdoor.verdict import spread
 
+RESTARTS = 16
+"""In a round of a search; and as many background labels that it is compared with."""
+BACKGROUND = 32
+"""Labels, drawn at random, that a scan is compared with."""
+
 BARE = -2.0
 """Added to random masks before tanh in a search: they cover 0.05 of an image, not half. Under full ones a restart stays with the
 label that the network sees in the noise: on BadNet-SG 7 of 16 found the backdoor, 15 with this. A scan starts from full
@@ -83,12 +88,10 @@ class Scan:
     background: tuple[int, ...]
     legs: tuple[int, ...]
 
-    @property
-    def indices(self) -> np.ndarray:
-        """How many deviations (MAD) each trigger's norm lies below the background's median, float64 (E,); negative above it."""
-        norms = np.array([one.norm for one in self.triggers])
-        median, mad = spread(norms[np.isin([one.label for one in self.triggers], self.background)])
-        return (median - norms) / np.maximum(mad, np.finfo(float).tiny)
+
+def background_labels(num_classes: int, seed: int, count: int = BACKGROUND) -> tuple[int, ...]:
+    """`count` labels, or all if there are no more, drawn at random by `seed`; fewer are the first of more."""
+    return tuple(np.random.default_rng([seed, 2]).permutation(num_classes)[:count].tolist())
 
 
 class TargetFree:
@@ -99,8 +102,8 @@ class TargetFree:
         classifier: Classifier,
         clean: ImageSet,
         seed: int = 0,
-        restarts: int = 16,
-        background: int = 32,
+        restarts: int = RESTARTS,
+        background: int = BACKGROUND,
         success: float = 0.8,
         at_once: int = 512,
     ) -> None:
@@ -114,25 +117,37 @@ class TargetFree:
         self._classifier, self._images, self._seed = classifier, clean.sample(), seed
         self._restarts, self._success = restarts, success
         self._at_once, self._outputs = at_once, int(classifier.model.output_shape[-1])
-        drawn = np.random.default_rng([seed, 2]).permutation(classifier.num_classes)[:background]
-        self.background = tuple(drawn.tolist())
+        self.background = background_labels(classifier.num_classes, seed, background)
 
     def rounds(
-        self, threshold: float = 2.0, legs: Sequence[Leg] = FREE, progress: Progress = silent
-    ) -> Iterator[tuple[ReversedTrigger, int]]:
-        """Short ways, label after label, and how many restarts found each, until what is found does not work, or lies less than
-        `threshold` deviations (MAD) below the median of as many background labels, which go the same legs.
+        self,
+        threshold: float = 2.0,
+        legs: Sequence[Leg] = FREE,
+        done: Sequence[ReversedTrigger] = (),
+        progress: Progress = silent,
+    ) -> Iterator[list[ReversedTrigger]]:
+        """The triggers of the first background labels, as many as restarts; then short ways, one label after the other.
+
+        They end where what is found does not work, or lies less than `threshold` deviations (MAD) below the median of these
+        triggers; and before they are as many as the background. Where a background label is found, the smaller trigger counts.
+        done: what earlier rounds gave, in order; it is not given again. `BadInput` if it does not begin with that background.
         """
-        others = self._found(self._descend(self._start(self.background[: self._restarts], BARE), legs, progress))
+        first = self.background[: self._restarts]
+        others, found = list(done[: len(first)]), list(done[len(first) :])
+        if not others:
+            way = self._descend(self._start(first, BARE), legs, progress, f"searching: {len(first)} random labels")
+            others = list(self._found(way))
+            yield others
+        elif [one.label for one in others] != list(first):
+            raise BadInput("triggers of earlier rounds: the first ones are not those of the background, in its order")
         median, mad = spread(np.array([one.norm for one in others]))
-        excluded: list[int] = []
-        while len(excluded) < self._classifier.num_classes - 1:
-            found = self.search(excluded, legs, progress)
-            small = [one for one in found if one.works and one.norm < median - threshold * mad]
-            if not small:
+        while len(found) < len(self.background) - 1:
+            smallest = self.search([one.label for one in found], legs, progress)[0]
+            if not (smallest.works and smallest.norm < median - threshold * mad):
                 return
-            excluded.append(small[0].label)
-            yield small[0], sum(one.label == small[0].label for one in found)
+            same = [one for one in others if one.works and one.label == smallest.label]
+            found.append(min([smallest, *same], key=lambda one: one.norm))
+            yield found[-1:]
 
     def search(
         self, excluded: Sequence[int] = (), legs: Sequence[Leg] = FREE, progress: Progress = silent
@@ -144,12 +159,13 @@ class TargetFree:
             raise BadInput("excluded labels: these are all that the network has")
         beyond = range(self._outputs, self._outputs + self._restarts)  # no labels, so these starts are nobody else's
         way = self._start(beyond, BARE, allowed)
-        return sorted(self._found(self._descend(way, legs, progress)), key=lambda one: (not one.works, one.norm))
+        way = self._descend(way, legs, progress, f"searching: round {len(excluded) + 1}")
+        return sorted(self._found(way), key=lambda one: (not one.works, one.norm))
 
     def scan(
         self, named: Sequence[ReversedTrigger] = (), legs: Sequence[Leg] = SCAN, progress: Progress = silent
     ) -> Scan:
-        """Triggers of the promising labels, of the background, and of labels `named` by a search: the smaller of the two."""
+        """Triggers of the promising labels, of the background, and of labels `named` by a search: the smaller one that works."""
         way, counts = self._start(range(self._classifier.num_classes)), []
         for leg in legs:
             counts.append(len(way.labels))
@@ -159,7 +175,8 @@ class TargetFree:
                 loss = (way.history[:, -TAIL:] @ np.array([0, 0, leg.cost, 1])).mean(1)
                 stays[np.argsort(np.where(stays, np.inf, loss), kind="stable")[: leg.keep]] = True
                 way = _rows(way, stays)
-        smallest = {one.label: one for one in sorted([*self._found(way), *named], key=lambda one: -one.norm)}
+        both = sorted([*self._found(way), *named], key=lambda one: (one.works, -one.norm))
+        smallest = {one.label: one for one in both}
         return Scan(tuple(sorted(smallest.values(), key=lambda one: one.norm)), self.background, tuple(counts))
 
     def _start(self, starts: Sequence[int], shift: float = 0.0, allowed: Optional[np.ndarray] = None) -> _Way:
@@ -169,9 +186,10 @@ class TargetFree:
         candidates = candidates._replace(mask=candidates.mask + shift)
         return _Way(candidates, allowed, allowed.argmax(1), np.zeros((len(starts), 0, 4), np.float32))
 
-    def _descend(self, way: _Way, legs: Sequence[Leg], progress: Progress, stage: str = "searching short ways") -> _Way:
-        """The rows after `legs`, as many at a time as may be; the same images for all."""
-        for leg in legs:
+    def _descend(self, way: _Way, legs: Sequence[Leg], progress: Progress, stage: str) -> _Way:
+        """The rows after `legs`, as many at a time as may be; the same images for all. Progress counts rows, in each leg anew."""
+        smallest = np.inf
+        for done, leg in enumerate(legs):
             order = np.random.default_rng([self._seed, 0, way.history.shape[1]]).permutation(len(self._images))
             images = self._images[np.resize(order, (leg.updates, leg.batch_size))]
             size, parts = max(1, self._at_once // leg.batch_size), []
@@ -180,7 +198,10 @@ class TargetFree:
                 candidates, labels, figures = self._leg(part.candidates, part.allowed, leg.cost, images)
                 history = np.concatenate([part.history, figures.numpy().transpose(1, 0, 2)], 1)
                 parts.append(_Way(candidates, part.allowed, labels, history))
-                progress(stage, start + len(labels), len(way.labels), {})
+                works = history[:, -TAIL:, 1].mean(1) >= self._success
+                smallest = min([smallest, *history[works, -1, 2]])
+                values = {"norm": float(smallest)} if smallest < np.inf else {}
+                progress(stage, done * len(way.labels) + start + len(labels), len(legs) * len(way.labels), values)
             way = tf.nest.map_structure(lambda *each: np.concatenate(each), *parts)
         return way
 
