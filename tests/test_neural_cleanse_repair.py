@@ -335,7 +335,7 @@ def test_triggers_of_flagged_labels_are_used_and_no_others(norms, settings, flag
     (step,) = NeuronPruning(fraction=0.5, **settings, schedule="original", seed=5).steps(voting(), pictures())
     assert step.done["flagged"] == len(flagged)
     assert asked[-1] == NeuralCleanse(**settings, schedule="original", seed=5)
-    (step,) = Unlearning(**settings, seed=6).steps(voting(), pictures())
+    (step,) = Unlearning(**settings, starts=1, seed=6).steps(voting(), pictures())
     assert step.done["flagged"] == len(flagged)
     assert len(trained) == bool(flagged)
     assert asked[-1] == NeuralCleanse(**settings, seed=6)
@@ -469,6 +469,16 @@ def test_the_backdoor_is_planted_and_found(planted, found):
     assert trigger.norm < 10
 
 
+def test_a_flagged_label_is_reversed_from_several_starts(planted, found):
+    network, clean, *_ = planted
+    triggers = reverse(NeuralCleanse(target=TARGET), network, clean, starts=3)
+    assert [trigger.label for trigger in triggers] == 3 * [TARGET]
+    assert all(trigger.works for trigger in triggers)
+    np.testing.assert_allclose(triggers[0].mask, found[0].mask, atol=1e-3)
+    patterns = [np.round(trigger.pattern, 1).tobytes() for trigger in triggers]
+    assert len(set(patterns)) == 3
+
+
 def test_unlearning_takes_the_backdoor_out_and_leaves_the_rest(planted, found):
     network, clean, measure, *_ = planted
     before = weights(network)
@@ -531,6 +541,7 @@ def test_a_scan_of_all_labels_and_unlearning(planted):
         (Unlearning, {"epochs": 0}, ["epochs"]),
         (Unlearning, {"optimizer": "adams"}, ["optimizer 'adams'"]),
         (Unlearning, {"seed": -1}, ["seed"]),
+        (Unlearning, {"starts": 0}, ["starts is 0", "at least 1"]),
         (NeuronPruning, {"success": float("nan")}, ["success is nan", "0..1"]),
         (NeuronPruning, {"fraction": 2.0}, ["fraction is 2.0", "0..1"]),
         (NeuralCleanseFilter, {"neurons": 0.0}, ["neurons is 0.0", "above 0"]),

@@ -281,10 +281,12 @@ def test_without_success_the_last_mask_is_given(blobs):
 
 
 def test_where_a_label_starts_is_its_own_affair():
-    """Uniform, a function of seed and label."""
+    """Uniform, a function of seed, label, and how many starts it had before."""
+    again = Candidates.start([33, 33, 5], (16, 16, 3), 7, [1, 0, 2]).bounded[0].numpy()
     masks, patterns = Candidates.start(range(50), (16, 16, 3), 7).bounded
     np.testing.assert_allclose(masks[33], Candidates.start([33], (16, 16, 3), 7).bounded[0][0])
-    assert len({float(mask[0, 0]) for mask in masks}) == 50
+    np.testing.assert_allclose(masks[33], again[1])
+    assert len({float(mask[0, 0]) for mask in (*masks, again[0], again[2])}) == 52
     assert float(masks[0, 0, 0]) != float(Candidates.start([0], (16, 16, 3), 8).bounded[0][0, 0, 0])
     for values, top in ((masks, 1), (patterns, 255)):
         shares = np.histogram(values, bins=4, range=(0, top))[0] / tf.size(values).numpy()

@@ -24,7 +24,7 @@ from keras_backdoor.images import ImageSet
 from keras_backdoor.progress import Progress, silent
 from keras_backdoor.pruning import rounded_down
 from keras_backdoor.training import Schedule, check_seed, fit, seed_everything
-from keras_backdoor.trigger_inversion import ReversedTrigger, latest
+from keras_backdoor.trigger_inversion import SCHEDULES, ReversedTrigger, TriggerInversion, latest
 from keras_backdoor.triggers import OneOf, Trigger
 from keras_backdoor.triggers.language import parse
 
@@ -32,12 +32,18 @@ REVERSED, NONE = "reversed", "none"
 
 
 def reverse(
-    cleanse: NeuralCleanse, classifier: Classifier, clean: ImageSet, progress: Progress = silent
+    cleanse: NeuralCleanse, classifier: Classifier, clean: ImageSet, progress: Progress = silent, starts: int = 1
 ) -> list[ReversedTrigger]:
-    """The triggers of the labels that Neural Cleanse flags, in order. Raises `BadInput` as `NeuralCleanse.chunks` does."""
+    """The triggers of the labels that Neural Cleanse flags, in order; then what works of those from more starts.
+
+    Raises `BadInput` as `NeuralCleanse.chunks` does.
+    """
     found = [trigger for chunk in cleanse.chunks(classifier, clean, progress=progress) for trigger in chunk]
     flagged = cleanse.verdict(found, classifier.num_classes).flagged
-    return [trigger for trigger in latest(found) if trigger.label in flagged]
+    inversion = TriggerInversion(classifier, clean, SCHEDULES[cleanse.schedule], seed=cleanse.seed + 1)
+    more = inversion.chunks((starts - 1) * flagged, progress)
+    first = [trigger for trigger in latest(found) if trigger.label in flagged]
+    return first + [trigger for chunk in more for trigger in chunk if trigger.works]
 
 
 class TriggerRepair(Stepwise):
@@ -77,13 +83,15 @@ class Unlearning(TriggerRepair):
     """Train on clean images, some of them with the reversed trigger under their true label.
 
     The paper trains on 10 % of the training set, which is about what a defender has; so all clean images are used (--share 0.1
-    for a tenth of a whole training set). A few hundred are too few steps for one epoch.
+    for a tenth of a whole training set). A few hundred are too few steps for one epoch. Many patches that lie somewhere near the
+    true trigger work, and to unlearn one of them leaves the others: so the trigger is reversed several times.
 
     Raises `BadInput` if a hyper-parameter is out of its range.
     """
 
     stamp: str = "reversed"  # what is stamped: reversed (found by Neural Cleanse), none, or a trigger: square(4)
     stamped: float = 0.2  # share of those images that is stamped, rounded down
+    starts: int = 4  # times that the trigger of a flagged label is reversed, from other starts (the paper: 1)
     share: float = 1.0  # share of the clean images that is trained on, drawn at random, rounded down
     epochs: int = 1  # passes over them
     batch_size: int = 32  # images a step
@@ -103,6 +111,8 @@ class Unlearning(TriggerRepair):
         for name in ("stamped", "share"):
             if not 0 <= getattr(self, name) <= 1:
                 raise BadInput(f"{name} is {getattr(self, name)}, expected a share in 0..1")
+        if self.starts < 1:
+            raise BadInput(f"starts is {self.starts}, expected at least 1")
 
     def steps(
         self,
@@ -120,8 +130,8 @@ class Unlearning(TriggerRepair):
         classifier.check(clean, "clean images")
         stamps, done = self._named(), {}
         if stamps is None:
-            found = reverse(self._cleanse(), classifier, clean, progress) if triggers is None else triggers
-            stamps, done = tuple(found), {"flagged": len(found)}
+            found = self.triggers(classifier, clean, progress) if triggers is None else triggers
+            stamps, done = tuple(found), {"flagged": len({trigger.label for trigger in found})}
             if not found:
                 yield Step(classifier.clone(), done, "")
                 return
@@ -132,8 +142,8 @@ class Unlearning(TriggerRepair):
         yield Step(network, {**done, "images": len(images), "stamped": count}, "")
 
     def triggers(self, classifier: Classifier, clean: ImageSet, progress: Progress = silent) -> list[ReversedTrigger]:
-        """As of any such repair; none if something else is stamped."""
-        return super().triggers(classifier, clean, progress) if self._named() is None else []
+        """As of any such repair, from several starts; none if something else is stamped."""
+        return reverse(self._cleanse(), classifier, clean, progress, self.starts) if self._named() is None else []
 
     def lesson(self, clean: ImageSet, triggers: Sequence[Trigger]) -> tuple[ImageSet, int]:
         """The images that are trained on, of all classes, under their true labels; the first ones are stamped, and how many.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, Optional
 
 import numpy as np
 import tensorflow as tf
@@ -66,9 +66,11 @@ class Candidates(NamedTuple):
     updates: tf.Tensor
 
     @classmethod
-    def start(cls, labels: Sequence[int], image_shape: tuple[int, int, int], seed: int) -> Candidates:
-        """Uniform in 0..1 and 0..255, a function of seed and label."""
-        generators = [np.random.default_rng([seed, 1, label]) for label in labels]
+    def start(
+        cls, labels: Sequence[int], image_shape: tuple[int, int, int], seed: int, times: Optional[Sequence[int]] = None
+    ) -> Candidates:
+        """Uniform in 0..1 and 0..255, a function of seed and label, and of how many starts the label had before (`times`)."""
+        generators = [np.random.default_rng([seed, 1, *one]) for one in zip(labels, times or [0] * len(labels))]
         mask, pattern = (
             tf.constant(
                 np.stack([np.arctanh((one.random(shape) - 0.5) * (2 - EPSILON)) for one in generators]), tf.float32

@@ -79,8 +79,9 @@ class TriggerInversion:
     def chunks(self, labels: Sequence[int], progress: Progress = silent) -> Iterator[list[ReversedTrigger]]:
         """The triggers of `labels`, in that order, as many at once as the memory allows.
 
-        What is found for a label depends on seed, network and images, and not on the company, up to rounding. Progress counts
-        finished labels, and has the smallest norm of a trigger that works so far.
+        What is found for a label depends on seed, network and images, and not on the company, up to rounding. A label that comes
+        several times starts from somewhere else each time. Progress counts finished triggers, and has the smallest norm of one
+        that works so far.
         Raises `BadInput` if the network has no such label.
         """
         for label in labels:
@@ -93,14 +94,18 @@ class TriggerInversion:
             smallest = min(smallest, norm)
             progress("reversing triggers", done + more, len(labels), {"norm": smallest} if smallest < np.inf else {})
 
+        times = [labels[:place].count(label) for place, label in enumerate(labels)]
         for start in range(0, len(labels), self._at_once):
-            chunk = self._together(labels[start : start + self._at_once], report)
+            part = slice(start, start + self._at_once)
+            chunk = self._together(labels[part], times[part], report)
             done += len(chunk)
             yield chunk
 
-    def _together(self, labels: Sequence[int], report: Callable[[int, float], None]) -> list[ReversedTrigger]:
-        """The triggers of labels that are optimised at once."""
-        state, places = self._start(labels), np.arange(len(labels))
+    def _together(
+        self, labels: Sequence[int], times: Sequence[int], report: Callable[[int, float], None]
+    ) -> list[ReversedTrigger]:
+        """The triggers of labels that are optimised at once, from the starts that `Candidates.start` gives them."""
+        state, places = self._start(labels, times), np.arange(len(labels))
         history = np.empty((len(labels), self._schedule.steps, 3), np.float32)
         found: dict[int, ReversedTrigger] = {}
         for step, images in zip(range(1, self._schedule.steps + 1), self._stream()):
@@ -117,8 +122,8 @@ class TriggerInversion:
                 break
         return [found[place] for place in range(len(labels))]
 
-    def _start(self, labels: Sequence[int]) -> _State:
-        candidates = Candidates.start(labels, self._classifier.image_shape, self._seed)
+    def _start(self, labels: Sequence[int], times: Sequence[int] = ()) -> _State:
+        candidates = Candidates.start(labels, self._classifier.image_shape, self._seed, times)
         nothing = (candidates.mask, candidates.pattern, tf.zeros(len(labels)))
         return _State(tf.constant(labels, tf.int32), candidates, Control.start(len(labels), self._schedule), nothing)
 
