@@ -58,8 +58,10 @@ def test_median_and_deviation_are_of_the_background_by_hand(labels, count):
     assert verdict.score == pytest.approx(45 / 14.826, rel=1e-5)
     assert verdict.probability == innocence(verdict.score, 200, count) < innocence(verdict.score, 200)
     assert np.isnan(verdict.norms).sum() == 200 - count - 4
-    loose = NeuralCleanse(labels=labels, threshold=1.5).verdict(triggers, 200)
-    assert loose.flagged == tuple(sorted((small, larger)))
+    # In logarithms, 22 lies 2.66 deviations below: ln 50 - ln 22, but for the median, over 1.4826 times half of ln 60 - ln 40.
+    for threshold, flagged in ((1.3, (small, larger)), (1.35, (small,))):
+        loose = NeuralCleanse(labels=labels, threshold=threshold).verdict(triggers, 200)
+        assert loose.flagged == tuple(sorted(flagged))
 
 
 def test_of_all_labels_all_are_compared():
@@ -209,7 +211,7 @@ def test_memory_decides_how_many_are_scanned_at_once(dots):
 
 
 def test_repairs_take_what_a_scan_flags(dots, scanned):
-    triggers = Unlearning(threshold=3.0).triggers(*dots)
+    triggers = Unlearning(threshold=3.0, starts=1).triggers(*dots)
     assert [one.label for one in triggers] == sorted(EASY)
     last = {one.label: one.norm for one in scanned[0][-1]}
     assert [one.norm for one in triggers] == pytest.approx([last[label] for label in sorted(EASY)], rel=1e-3)

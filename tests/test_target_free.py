@@ -109,6 +109,14 @@ def test_a_label_of_the_background_that_is_found_keeps_its_smaller_trigger(strip
         assert again.norm == pytest.approx(norm, rel=1e-3)
 
 
+def test_a_found_label_stands_out_in_logarithms_as_well(stripes):
+    """Norms of 1, 2, 4 ... 32 times that of the smallest: half their median lies 1.2 deviations below it, their logarithm not."""
+    search = TargetFree(*stripes, restarts=6)
+    background, (found,) = search.rounds(legs=SHORT, threshold=3)
+    done = [replace(one, mask=found.mask * np.float32(2**power)) for power, one in enumerate(background)]
+    assert list(search.rounds(legs=SHORT, threshold=0.5, done=done)) == []
+
+
 def test_background_labels_are_drawn_by_the_seed(stripes):
     drawn = background_labels(1000, 3)
     assert len(set(drawn)) == 32 and set(drawn) <= set(range(1000))
@@ -134,6 +142,21 @@ def test_the_smallest_that_works_comes_first(stripes):
         assert one.success == pytest.approx(one.history[-8:, 1].mean())
         assert one.history[-1, 2] == pytest.approx(one.norm, rel=0.2)  # the last update comes after it
         assert one.history[0, 2] < 0.2 * 96  # of the pixels: it starts with next to nothing
+
+
+def test_negatives_are_every_other_image():
+    """A network that calls bright pictures 1, and dark ones: none of them is bright, and all their negatives are."""
+    inputs = keras.layers.Input((8, 12, 1))
+    outputs = keras.layers.Dense(2, activation="softmax")(keras.layers.GlobalAveragePooling2D()(inputs))
+    model = keras.Model(inputs, outputs)
+    model.set_weights([np.array([[-20, 20]], np.float32), np.array([10, -10], np.float32)])
+    images = np.random.default_rng(1).integers(0, 90, (40, 8, 12, 1)).astype(np.uint8)
+    clean = ImageSet(images, np.zeros(40), 2)
+    search = TargetFree(Classifier(model, Preprocessing.named("unit"), 2), clean, restarts=1)
+    for negatives, success in ((False, 0.0), (True, 0.5)):
+        (one,) = search.search([0], [Leg(1, 8, 0.003, negatives=negatives)])
+        assert one.success == success
+    np.testing.assert_array_equal(clean.images, images)
 
 
 def test_a_scan_keeps_what_it_should(stripes):

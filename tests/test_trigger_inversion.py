@@ -234,6 +234,28 @@ def test_a_label_goes_the_same_way_alone_and_in_company(blobs):
         np.testing.assert_allclose(alone.pattern, other.pattern, atol=0.2)
 
 
+def test_of_several_starts_the_one_that_leads_after_the_trial_goes_on_alone(blobs):
+    """What it finds is what it would find by itself; a label that comes again has starts of its own."""
+    single = replace(SMALL, steps=30, stop_patience=99)
+    every = invert(*blobs, [3, 3, 3, 3, 5, 5], schedule=single)
+    found = invert(*blobs, [3, 3, 5], schedule=replace(single, starts=2, trial=12))
+    assert [one.label for one in found] == [3, 3, 5]
+    assert len({one.mask.tobytes() for one in every}) == 6
+    trailing = 0
+    for place, one in enumerate(found):
+        norms = [
+            min((norm for _, success, norm in start.history[:12] if success >= 0.9), default=np.inf)
+            for start in every[2 * place : 2 * place + 2]
+        ]
+        leader = every[2 * place + int(np.argmin(norms))]
+        trailing += int(np.argmin(norms))
+        np.testing.assert_allclose(one.history, leader.history, rtol=1e-4)
+        np.testing.assert_allclose(one.mask, leader.mask, atol=1e-3)
+    assert trailing  # it is not always the first
+    cut = invert(*blobs, [3], schedule=replace(single, starts=2, steps=5))  # before the trial
+    assert cut[0].history.shape == (5, 3)
+
+
 def test_what_is_found_is_a_trigger(blobs):
     for trigger in invert(*blobs, range(6), schedule=SMALL):
         assert trigger.works

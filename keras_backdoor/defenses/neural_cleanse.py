@@ -27,6 +27,7 @@ from keras_backdoor.progress import Progress, silent
 from keras_backdoor.training import check_seed
 from keras_backdoor.trigger_inversion import (
     BACKGROUND,
+    LONE,
     LOSSES,
     RESTARTS,
     SCHEDULES,
@@ -140,8 +141,8 @@ class NeuralCleanse:
     def verdict(self, triggers: Sequence[ReversedTrigger], num_classes: int) -> Verdict:
         """What the triggers that `chunks` gave say about a network of `num_classes` classes; of each label the last counts.
 
-        In a search or scan, a trigger that does not work is not flagged, and the probability is of as many labels as the
-        network has: those that were examined are the smallest of them.
+        In a search or scan, those that were examined are the smallest of all that the network has, so the probability is of as
+        many; and to be flagged, a trigger must work, and stand out in logarithms, too (`LONE`).
         """
         triggers = latest(triggers)
         labels = np.array([trigger.label for trigger in triggers], np.int64)
@@ -149,17 +150,20 @@ class NeuralCleanse:
         sizes = (np.floor(masks * 255.0) / 255 if self.quantised else masks).sum((1, 2), dtype=np.float64)
         way = self._way(num_classes)
         if way == ALL:
-            background, eligible, count = tuple(labels.tolist()), np.ones(len(labels), bool), len(labels)
+            background, count = tuple(labels.tolist()), len(labels)
+            works = alone = np.ones(len(labels), bool)
         else:
             background = background_labels(num_classes, self.seed, RESTARTS if way == SEARCH else BACKGROUND)
-            eligible, count = np.array([trigger.works for trigger in triggers]), num_classes
+            works, count = np.array([trigger.works for trigger in triggers]), num_classes
+            logs = np.log(np.maximum(sizes, np.finfo(float).tiny))
+            alone = deviations_below(logs, *spread(logs[np.isin(labels, background)])) > LONE * self.threshold
         median, mad = spread(sizes[np.isin(labels, background)])
         indices = deviations_below(sizes, median, mad)
         flags, score, probability = np.ones(1, bool), np.nan, np.nan
         if self.target is None:
-            flags = eligible & (indices > self.threshold)
-            if eligible.any():
-                score = float(indices[eligible].max())
+            flags = works & alone & (indices > self.threshold)
+            if works.any():
+                score = float(indices[works].max())
                 probability = innocence(score, count, len(background))
         norms = np.full(num_classes, np.nan)
         norms[labels] = sizes

@@ -21,6 +21,8 @@ class InversionSchedule:
     stop_patience: steps in a row after which a label is finished, once its cost was raised and lowered, if in none of them the
         smallest norm fell below `stop_ratio` of what it was.
     learning_rate: of Adam.
+    starts, trial: each label sets out so many times, from elsewhere; after `trial` steps, the start with the smallest mask that
+        works goes on alone. Which valley a start comes to shows early, and some never leave a bad one.
     """
 
     steps: int = 1000
@@ -35,6 +37,8 @@ class InversionSchedule:
     stop_patience: int = 25
     stop_ratio: float = 1.0
     learning_rate: float = 0.1
+    starts: int = 1
+    trial: int = 16
 
     @property
     def images(self) -> int:
@@ -45,8 +49,11 @@ class InversionSchedule:
 ORIGINAL = InversionSchedule()
 """The released code's GTSRB example."""
 
-FAST = InversionSchedule(steps=500, updates=4, patience=3, stop_patience=15, stop_ratio=0.99)
-"""A tenth of the images: the controller looks after 4 updates, not 31. 127 of a step's 128 images must get the label."""
+FAST = InversionSchedule(steps=500, updates=4, patience=3, stop_patience=10, stop_ratio=0.99, starts=3)
+"""An eighth of the images: the controller looks after 4 updates, not 31. 127 of a step's 128 images must get the label.
+
+Three starts: of eight for the target of a network with a white 4x4 square (`gtsrb-square`, seed 1), one ended at a norm of 25,
+the others at 6 to 11. After 16 steps it was at 122, the best two at 34 and 40; those ended at 5.9 and 6.4."""
 
 SCHEDULES = {"original": ORIGINAL, "fast": FAST}
 

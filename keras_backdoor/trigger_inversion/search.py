@@ -95,8 +95,9 @@ class TriggerInversion:
             progress("reversing triggers", done + more, len(labels), {"norm": smallest} if smallest < np.inf else {})
 
         times = [labels[:place].count(label) for place, label in enumerate(labels)]
-        for start in range(0, len(labels), self._at_once):
-            part = slice(start, start + self._at_once)
+        size = max(1, self._at_once // self._schedule.starts)
+        for start in range(0, len(labels), size):
+            part = slice(start, start + size)
             chunk = self._together(labels[part], times[part], report)
             done += len(chunk)
             yield chunk
@@ -105,20 +106,29 @@ class TriggerInversion:
         self, labels: Sequence[int], times: Sequence[int], report: Callable[[int, float], None]
     ) -> list[ReversedTrigger]:
         """The triggers of labels that are optimised at once, from the starts that `Candidates.start` gives them."""
-        state, places = self._start(labels, times), np.arange(len(labels))
-        history = np.empty((len(labels), self._schedule.steps, 3), np.float32)
+        starts = self._schedule.starts
+        pairs = [(label, starts * time + start) for label, time in zip(labels, times) for start in range(starts)]
+        state, rows = self._start(*map(list, zip(*pairs))), np.arange(len(pairs))
+        history = np.empty((len(pairs), self._schedule.steps, 3), np.float32)
         found: dict[int, ReversedTrigger] = {}
         for step, images in zip(range(1, self._schedule.steps + 1), self._stream()):
             state, figures, finished = self._step(state, images)
-            history[places, step - 1] = figures
-            over, smallest = finished.numpy() | (step == self._schedule.steps), state.control.best.numpy().min()
+            history[rows, step - 1] = figures
+            over, smallest = finished.numpy() | (step == self._schedule.steps), state.control.best.numpy()
+            if len(rows) > len(labels):  # each label has all its starts, and none is over before the trial
+                over[:] = False
+                if step == min(self._schedule.trial, self._schedule.steps - 1):
+                    sizes = np.where(np.isfinite(smallest), smallest, 1e9 + figures.numpy()[:, 2])
+                    leading = np.arange(0, len(rows), starts) + sizes.reshape(-1, starts).argmin(1)
+                    state, rows, over = _rows(state, leading), rows[leading], over[leading]
             if over.any():
-                for place, one in zip(places[over], self._found(_rows(state, np.flatnonzero(over)))):
-                    found[place] = ReversedTrigger(labels[place], *one, history[place, :step].copy())
-                state, places = _rows(state, np.flatnonzero(~over)), places[~over]
+                for row, one in zip(rows[over], self._found(_rows(state, np.flatnonzero(over)))):
+                    place = row // starts
+                    found[place] = ReversedTrigger(labels[place], *one, history[row, :step].copy())
+                state, rows = _rows(state, np.flatnonzero(~over)), rows[~over]
             if over.any() or step % max(1, self._schedule.steps // 20) == 0:
-                report(len(found), float(smallest))
-            if not len(places):
+                report(len(found), float(smallest.min()))
+            if not len(rows):
                 break
         return [found[place] for place in range(len(labels))]
 

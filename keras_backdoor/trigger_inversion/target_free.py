@@ -5,7 +5,8 @@ of its own mean log-probabilities: from masks that cover next to nothing, probab
 Labels that were found are excluded, and the search begins anew, until what it finds is no smaller than triggers of random labels.
 
 `TargetFree.scan`: all labels, in the manner of successive halving and of K-Arm (Shen et al., ICML 2021): each is optimised a
-little on few images, the best go on, on more. A random background of labels is kept to the end, for median and deviation.
+little on few images, the best go on, on more. A random background of labels is kept to the end, for median and deviation. Half
+of its images are negatives: a backdoor's trigger works on whatever it is put, that of an innocent label has help of the images.
 
 Both are trigger inversion at fixed costs, first a small one, then a large one, without the controller of `TriggerInversion`.
 """
@@ -26,6 +27,7 @@ from keras_backdoor.files import BadInput
 from keras_backdoor.images import ImageSet
 from keras_backdoor.progress import Progress, silent
 from keras_backdoor.trigger_inversion.candidates import Candidates, ReversedTrigger
+from keras_backdoor.trigger_inversion.legs import BARE, FREE, LONE, SCAN, Leg
 from keras_backdoor.verdict import spread
 
 RESTARTS = 16
@@ -33,34 +35,9 @@ RESTARTS = 16
 BACKGROUND = 32
 """Labels, drawn at random, that a scan is compared with."""
 
-BARE = -2.0
-"""Added to random masks before tanh in a search: they cover 0.05 of an image, not half. Under full ones a restart stays with the
-label that the network sees in the noise: on BadNet-SG 7 of 16 found the backdoor, 15 with this. A scan starts from full
-ones, as Neural Cleanse does; from bare ones label 8 of the multi-trigger BadNet, whose sunglasses cover much, had a mask of
-middling size after 124 updates. Small triggers are found from bare ones more often: each way misses what the other finds."""
 RATE = 0.1  # of Adam
 TINY = 1e-37  # least probability that has a logarithm
 TAIL = 8  # updates at the end over which success and loss are averaged
-
-
-@dataclass(frozen=True)
-class Leg:
-    """Part of the way: how many updates of Adam, on how many images each, at which cost of a mask's pixel; what goes on then.
-
-    keep: how many labels go on to the next leg of a scan, the background and the labels that were named apart. None: all.
-    """
-
-    updates: int
-    batch_size: int
-    cost: float
-    keep: Optional[int] = None
-
-
-FREE = (Leg(60, 16, 0.003), Leg(90, 16, 0.02))
-"""The small cost lets restarts reach a label, the large one makes the mask small."""
-
-SCAN = (Leg(24, 8, 0.003, 320), Leg(36, 16, 0.02, 120), Leg(60, 32, 0.02, 32), Leg(130, 32, 0.02))
-"""What a label costs after a few updates on few images tells the hopeless. The rest take larger batches: noise holds masks up."""
 
 
 class _Way(NamedTuple):
@@ -128,8 +105,9 @@ class TargetFree:
     ) -> Iterator[list[ReversedTrigger]]:
         """The triggers of the first background labels, as many as restarts; then short ways, one label after the other.
 
-        They end where what is found does not work, or lies less than `threshold` deviations (MAD) below the median of these
-        triggers; and before they are as many as the background. Where a background label is found, the smaller trigger counts.
+        They end where what is found does not work, or its norm lies less than `threshold` deviations (MAD) below the median of
+        these triggers', or its logarithm less than `LONE` times as many; and before they are as many as the background. Where a
+        background label is found, the smaller trigger counts.
         done: what earlier rounds gave, in order; it is not given again. `BadInput` if it does not begin with that background.
         """
         first = self.background[: self._restarts]
@@ -140,10 +118,12 @@ class TargetFree:
             yield others
         elif [one.label for one in others] != list(first):
             raise BadInput("triggers of earlier rounds: the first ones are not those of the background, in its order")
-        median, mad = spread(np.array([one.norm for one in others]))
+        norms = np.array([one.norm for one in others])
+        (median, mad), (middle, width) = spread(norms), spread(np.log(norms))
+        bound = min(median - threshold * mad, np.exp(middle - LONE * threshold * width))
         while len(found) < len(self.background) - 1:
             smallest = self.search([one.label for one in found], legs, progress)[0]
-            if not (smallest.works and smallest.norm < median - threshold * mad):
+            if not (smallest.works and smallest.norm < bound):
                 return
             same = [one for one in others if one.works and one.label == smallest.label]
             found.append(min([smallest, *same], key=lambda one: one.norm))
@@ -165,7 +145,7 @@ class TargetFree:
     def scan(
         self, named: Sequence[ReversedTrigger] = (), legs: Sequence[Leg] = SCAN, progress: Progress = silent
     ) -> Scan:
-        """Triggers of the promising labels, of the background, and of labels `named` by a search: the smaller one that works."""
+        """Triggers of the promising labels, of the background, and of labels `named`: the smaller one that works."""
         way, counts = self._start(range(self._classifier.num_classes)), []
         for leg in legs:
             counts.append(len(way.labels))
@@ -192,6 +172,8 @@ class TargetFree:
         for done, leg in enumerate(legs):
             order = np.random.default_rng([self._seed, 0, way.history.shape[1]]).permutation(len(self._images))
             images = self._images[np.resize(order, (leg.updates, leg.batch_size))]
+            if leg.negatives:
+                images[:, 1::2] = 255 - images[:, 1::2]
             size, parts = max(1, self._at_once // leg.batch_size), []
             for start in range(0, len(way.labels), size):
                 part = _rows(way, slice(start, start + size))
