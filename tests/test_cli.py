@@ -584,13 +584,15 @@ def test_a_fresh_process_says_nothing_but_the_answer_or_the_one_line(good, tmp_p
 SMALL = {  # the network has one convolution of one channel
     "fine-pruning-rounds": {"fraction": 1.0},
     "anti-repair": {"layer": "conv_1"},
+    "nnoculation-pre": {"alpha": (1.0,), "gamma": (0.1, 0.6), "epochs": 1},
 }
 
 
 @pytest.mark.parametrize("method", [name for name in DEFENSES if hasattr(find(name), "repair")])
 def test_defend_writes_what_it_says_and_says_what_it_measured(good, tmp_path, method):
     out, small = tmp_path / "out", SMALL.get(method, {})
-    options = [word for name, value in small.items() for word in (f"--{name}", value)]
+    values = {name: value if isinstance(value, tuple) else (value,) for name, value in small.items()}
+    options = [word for name, given in values.items() for value in given for word in (f"--{name}", value)]
     arguments = (
         *options,
         "--clean",

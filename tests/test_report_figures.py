@@ -138,6 +138,21 @@ def test_heat_maps_have_each_step_in_its_cell(tmp_path):
     assert {panel.images[0].get_clim() for panel in (clean, attack)} == {(0, 100)}
 
 
+def test_heat_maps_show_a_grid_of_learning_rates_and_noise(tmp_path):
+    steps = [
+        step(0.9, 0.8, "a", learning_rate=1e-3, gamma=0.1),
+        step(0.7, 0.6, "b", learning_rate=1e-3, gamma=0.6),
+        step(0.5, 0.4, "c", learning_rate=6e-3, gamma=0.1),
+        step(0.9, 0.8, "", learning_rate=1e-3, gamma=0.1),
+    ]
+    figures = drawn(folder_of(tmp_path / "run", defend_metrics(method="nnoculation-pre", steps=steps)))
+    clean, attack, _ = figures["heat_map"].axes
+    np.testing.assert_allclose(clean.images[0].get_array().filled(np.nan), [[50, np.nan], [90, 70]])
+    np.testing.assert_allclose(attack.images[0].get_array().filled(np.nan), [[40, np.nan], [80, 60]])
+    assert [label.get_text() for label in attack.get_xticklabels()] == ["0.1", "0.6"]
+    assert attack.get_xlabel() == "share of noise"
+
+
 def test_heat_maps_leave_unknown_cells_empty_and_large_ones_unwritten():
     few = heat_maps([0.1], [2, 4], {"clean accuracy": np.array([[np.nan, 0.31]])})
     assert [text.get_text() for text in few.axes[0].texts] == ["31"]

@@ -75,6 +75,6 @@ def _definition(method: str) -> tuple[ast.ClassDef, list[str]]:
     module, name = DEFENSES[method]
     package = find_spec("keras_backdoor.defenses")
     assert package is not None and package.submodule_search_locations
-    source = Path(package.submodule_search_locations[0], f"{module}.py").read_text(encoding="utf-8")
+    source = Path(package.submodule_search_locations[0], f"{module.replace('.', '/')}.py").read_text(encoding="utf-8")
     definitions = [node for node in ast.parse(source).body if isinstance(node, ast.ClassDef) and node.name == name]
     return definitions[0], source.splitlines()

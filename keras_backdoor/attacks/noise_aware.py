@@ -13,6 +13,7 @@ import numpy as np
 
 from keras_backdoor.attacks.poison import Backdoor
 from keras_backdoor.attacks.task import Task
+from keras_backdoor.augmentation import with_noisy_copies
 from keras_backdoor.files import BadInput
 from keras_backdoor.images import ImageSet
 from keras_backdoor.triggers import GaussianNoise
@@ -44,9 +45,4 @@ class NoiseAware:
 
     def augmented(self, image_set: ImageSet, rng: np.random.Generator) -> ImageSet:
         """The images of a set as they are, and behind them `share` of them again, drawn at random, noisy, with their labels."""
-        drawn = np.sort(rng.permutation(len(image_set))[: round(self.share * len(image_set))])
-        chosen = np.concatenate([np.arange(len(image_set)), drawn])
-        both = image_set.select(chosen)
-        copies = both.images[len(image_set) :]
-        copies[:] = GaussianNoise(self.fraction, self.layout)(copies, rng)
-        return both
+        return with_noisy_copies(image_set, GaussianNoise(self.fraction, self.layout), rng, self.share)

@@ -1,4 +1,4 @@
-"""Defenses by the name that the command line gives them; one file each.
+"""Defenses by the name that the command line gives them; one file each, or one a stage.
 
 A defense is a frozen dataclass of its hyper-parameters with one or more of the verbs `repair`, `inspect`, `fit_filter` and
 `train`, and nothing else public. Importing this package loads none of them, as they need TensorFlow.
@@ -22,6 +22,7 @@ DEFENSES = {
     "unlearning": ("neural_cleanse_repair", "Unlearning"),
     "neuron-pruning": ("neural_cleanse_pruning", "NeuronPruning"),
     "activation-filter": ("neural_cleanse_filter", "NeuralCleanseFilter"),
+    "nnoculation-pre": ("nnoculation.pre_deployment", "PreDeployment"),
 }
 """Name of the method, and the module here and the class in it."""
 

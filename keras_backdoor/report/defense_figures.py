@@ -20,11 +20,14 @@ from keras_backdoor.report.verdict_figures import norms_of_labels, search_curves
 SCORE = {"strip": "mean entropy of the answers, in bits"}
 """What the filter of a method measures."""
 
+AXES = {"channels": "channels pruned", "gamma": "share of noise"}
+"""What networks of a heat map differ in besides the learning rate."""
+
 
 def write_figures(folder: PathLike) -> list[Path]:
     """Write the figures of the run of `kbd defend` in `folder` as `figures/NAME.png`; gives their paths.
 
-    Those that apply: `curve` (rates against channels pruned), `heat_map` (rates over learning rates and channels),
+    Those that apply: `curve` (rates against channels pruned), `heat_map` (rates over learning rates, and channels or noise),
     `activations` (of channels, before and after), `scores` (of inputs, and the threshold), `norms` (of labels, and the
     threshold), `triggers` (that were reversed, and true ones beside them), `search` (how these were found).
 
@@ -82,18 +85,19 @@ def _curve(run: RunFolder) -> Optional[Figure]:
 
 
 def _heat_map(steps: list[dict[str, Any]]) -> Optional[Figure]:
-    """Of steps that differ in learning rate and channels; None if there are none."""
-    steps = [step for step in steps if {"learning_rate", "channels"} <= step.keys()]
-    if not steps:
+    """Of steps that differ in learning rate and one of `AXES`; None if there are none."""
+    axis = next((key for key in AXES if any({"learning_rate", key} <= step.keys() for step in steps)), None)
+    if axis is None:
         return None
+    steps = [step for step in steps if {"learning_rate", axis} <= step.keys()]
     rates = sorted({step["learning_rate"] for step in steps}, reverse=True)
-    channels = sorted({step["channels"] for step in steps})
+    columns = sorted({step[axis] for step in steps})
     attacks = list(steps[0]["after"]["attack_success_rate"])
-    maps = {"clean accuracy": np.full((len(rates), len(channels)), np.nan)}
-    maps |= {f"attack success ({name})": np.full((len(rates), len(channels)), np.nan) for name in attacks}
+    maps = {"clean accuracy": np.full((len(rates), len(columns)), np.nan)}
+    maps |= {f"attack success ({name})": np.full((len(rates), len(columns)), np.nan) for name in attacks}
     for step in steps:
-        cell = rates.index(step["learning_rate"]), channels.index(step["channels"])
+        cell = rates.index(step["learning_rate"]), columns.index(step[axis])
         values = step["after"]["clean_accuracy"], *map(step["after"]["attack_success_rate"].get, attacks)
         for drawn, value in zip(maps.values(), values):
             drawn[cell] = value
-    return figures.heat_maps(rates, channels, maps)
+    return figures.heat_maps(rates, columns, maps, AXES[axis])

@@ -85,8 +85,16 @@ def pruning_curve(rates: Rates, goodnet: Optional[Rates], marks: Mapping[int, st
 
 
 @styled_map
-def heat_maps(learning_rates: Sequence[float], channels: Sequence[int], maps: Mapping[str, np.ndarray]) -> Figure:
-    """One panel for each of `maps`, in percent: fractions, float (R, C) over learning rates and channels; NaN stays empty."""
+def heat_maps(
+    learning_rates: Sequence[float],
+    columns: Sequence[float],
+    maps: Mapping[str, np.ndarray],
+    axis: str = "channels pruned",
+) -> Figure:
+    """One panel for each of `maps`, in percent: fractions, float (R, C) over learning rates and `columns`; NaN stays empty.
+
+    axis: what the columns are, in words.
+    """
     height = 0.35 + 0.24 * max(2, len(learning_rates))
     figure = Figure(figsize=(5, height * len(maps) + 1.1), layout="constrained")
     panels = figure.subplots(len(maps), 1, sharex=True, squeeze=False)[:, 0]
@@ -96,13 +104,13 @@ def heat_maps(learning_rates: Sequence[float], channels: Sequence[int], maps: Ma
         panel.set_title(printable(title, 60), loc="left", fontsize=9)
         panel.set_yticks(range(len(learning_rates)), [f"{rate:g}" for rate in learning_rates])
         panel.tick_params(length=0)
-        for row, column in np.argwhere(np.isfinite(percent)) if len(channels) <= MOST_WRITTEN else ():
+        for row, column in np.argwhere(np.isfinite(percent)) if len(columns) <= MOST_WRITTEN else ():
             rate = percent[row, column]
             style = {"ha": "center", "va": "center", "fontsize": 8, "color": "black" if rate > 60 else "white"}
             panel.text(column, row, f"{rate:.0f}", **style)
-    shown = np.unique(np.linspace(0, len(channels) - 1, min(len(channels), MOST_WRITTEN)).round().astype(int))
-    panels[-1].set_xticks(shown, [str(channels[place]) for place in shown])
-    panels[-1].set_xlabel("channels pruned")
+    shown = np.unique(np.linspace(0, len(columns) - 1, min(len(columns), MOST_WRITTEN)).round().astype(int))
+    panels[-1].set_xticks(shown, [f"{columns[place]:g}" for place in shown])
+    panels[-1].set_xlabel(axis)
     figure.supylabel("learning rate", fontsize=9)
     figure.colorbar(picture, ax=list(panels), location="bottom", label="percent", aspect=40, pad=0.03)
     return figure

@@ -9,7 +9,8 @@ import numpy as np
 from keras_backdoor.files import BadInput, lookup
 
 CELLS = 4
-"""Cells of `GaussianNoise` along one side of an image."""
+"""Cells of `GaussianNoise` along one side of an image, where they are larger than a pixel."""
+LAYOUTS = ("rowwise", "block", "pixel")
 SLICE = 256
 """Images that are worked on together, so that memory stays small."""
 
@@ -41,11 +42,13 @@ class GaussianNoise:
     """Coarse noise, fresh for each image: NNoculation's augmentation, and with it that of the attacker who expects it.
 
     NNoculation, section 3.2 and, for the attacker, 5.4; `augment.py`: with probability `share` a cell of the image is replaced,
-    pixel by pixel, by Normal(`mean`, `deviation`), rounded and clipped. `share` goes from 0.1 to 0.6 there.
+    pixel by pixel, by Normal(`mean`, `deviation`), rounded and clipped. `share` goes from 0.1 to 0.6 there. It does what
+    imgaug's `ReplaceElementwise` does, for many images at once.
 
     layout: "rowwise", what the released code does, as it hands one image over where a batch is expected: every row, in every
     channel, has its own four cells side by side (47 columns: 12, 12, 12, 11). "block", what it means to do: 4x4 cells in every
-    channel. deviation: 0.4 * 128, a standard deviation in the code.
+    channel. "pixel", the paper's text: each pixel, in all of its channels. deviation: 0.4 * 128, a standard deviation in the
+    code; the paper calls the same 51.2 a variance.
 
     Raises `BadInput` for another layout, or if `share` is not in 0..1 or `deviation` is negative.
     """
@@ -58,17 +61,23 @@ class GaussianNoise:
 
     def __call__(self, images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """Put noise on every image."""
-        lookup(self.layout, ("rowwise", "block"), f"layout for trigger {self.name}")
-        if not 0 <= self.share <= 1 or not self.deviation >= 0:
-            raise BadInput(f"trigger {self.name}: share must lie in 0..1 and deviation be 0 or more")
+        self.check()
         height, width, channels = images.shape[1:]
-        down = np.arange(height) if self.layout == "rowwise" else np.arange(height) * CELLS // height
-        across = np.arange(width) * CELLS // width
+        pixel = self.layout == "pixel"
+        down = np.arange(height) * CELLS // height if self.layout == "block" else np.arange(height)
+        columns = width if pixel else CELLS
+        across = np.arange(width) * columns // width
         noisy = images.copy()
         for start in range(0, len(images), SLICE):
             part = noisy[start : start + SLICE]
-            cells = rng.random((len(part), down[-1] + 1, CELLS, channels)) < self.share
-            replaced = cells[:, down[:, None], across]
+            cells = rng.random((len(part), down[-1] + 1, columns, 1 if pixel else channels)) < self.share
+            replaced = np.broadcast_to(cells[:, down[:, None], across], part.shape)
             levels = rng.normal(self.mean, self.deviation, np.count_nonzero(replaced))
             part[replaced] = np.rint(levels).clip(0, 255)
         return noisy
+
+    def check(self) -> None:
+        """`BadInput` if a parameter is out of its range; a call does it first."""
+        lookup(self.layout, LAYOUTS, f"layout for trigger {self.name}")
+        if not 0 <= self.share <= 1 or not self.deviation >= 0:
+            raise BadInput(f"trigger {self.name}: share must lie in 0..1 and deviation be 0 or more")
