@@ -21,8 +21,8 @@ class Verdict:
     is not the probability of a backdoor, which depends on how common they are.
     norms: L1 norm of each label's reversed trigger, float64 (C,), NaN for labels that were not examined. background: labels
     that the others are compared with: all that were examined, or those of them that were drawn at random. median, mad: of the
-    background's norms (`spread`). labels: those that were examined, int64 (E,). masks: float32 (E, H, W), 0..1, and patterns:
-    float32 (E, H, W, channels), 0..255, of these.
+    background's norms (`spread`). bound: the norm below which a label is flagged, negative if none can be. labels: those that
+    were examined, int64 (E,). masks: float32 (E, H, W), 0..1, and patterns: float32 (E, H, W, channels), 0..255, of these.
     """
 
     backdoored: bool
@@ -33,6 +33,7 @@ class Verdict:
     background: tuple[int, ...]
     median: float
     mad: float
+    bound: float
     labels: np.ndarray
     masks: np.ndarray
     patterns: np.ndarray

@@ -62,6 +62,8 @@ def test_median_and_deviation_are_of_the_background_by_hand(labels, count):
     for threshold, flagged in ((1.3, (small, larger)), (1.35, (small,))):
         loose = NeuralCleanse(labels=labels, threshold=threshold).verdict(triggers, 200)
         assert loose.flagged == tuple(sorted(flagged))
+        lone = np.exp((np.log(40) + np.log(60)) / 2 - 2 * threshold * 1.4826 * np.log(60 / 40) / 2)
+        assert loose.bound == pytest.approx(min(50 - threshold * 14.826, lone), rel=1e-5)
 
 
 def test_of_all_labels_all_are_compared():

@@ -117,6 +117,17 @@ def said_of(verdict):
     return " ".join(about_verdict(inspection_of(verdict), [])).replace("\xa0", " ")
 
 
+def test_where_less_than_the_index_says_is_flagged_the_words_and_the_figure_say_so():
+    """The index's threshold is a norm of 100 - 2 * 14.826 = 70.3; what stands out in logarithms, too, is below 12."""
+    usual, lower = (selected(bound=bound) for bound in (100 - 2 * 14.826, 12.0))
+    assert (inspection_of(usual).threshold, inspection_of(lower).threshold) == (pytest.approx(70.348), 12.0)
+    assert "if its norm is below" not in said_of(usual)
+    for verdict in (lower, selected(labels=(), bound=5.0)):
+        assert f"if its norm is below {verdict['bound']:.1f}, too" in said_of(verdict)
+    drawn = norms_of_labels(inspection_of(lower))
+    assert any("threshold, 12.0" in text.get_text() for text in drawn.legends[0].get_texts())
+
+
 def inspection_of(verdict, **settings):
     return read_inspection(RunFolder(Path("run"), {}, {"verdict": verdict, "settings": settings}))
 
@@ -599,6 +610,8 @@ def test_damaged_triggers_are_refused(tmp_path, damage):
         ({"norms": [1.0, 2, 3, 4, "5"]}, "verdict: expected finite numbers"),
         ({"median": None}, "verdict: expected finite numbers"),
         ({"mad": -1.0}, "verdict: expected finite numbers"),
+        ({"bound": None}, "verdict: bound is not a finite number"),
+        ({"bound": float("inf")}, "verdict: bound is not a finite number"),
         ({"probability": 1.5}, "verdict: probability is not in 0..1"),
         ({"background": []}, "verdict: background is not a list of different labels among"),
         ({"background": [0, 0]}, "verdict: background is not a list of different labels among"),

@@ -114,7 +114,15 @@ def verdict(flagged) -> Verdict:
     """Of a network of four labels, 2 of which were not examined."""
     norms = np.array([3.0, 2.0, np.nan, 1.0])
     masks = np.stack([corner([(0, 0), (0, 1), (1, 0)]), corner([(0, 0)]), corner([(3, 3)])])
-    rest = {"score": 1.0, "probability": 0.5, "median": 2.0, "mad": 1.0, "labels": np.array([0, 1, 3]), "masks": masks}
+    rest = {
+        "score": 1.0,
+        "probability": 0.5,
+        "median": 2.0,
+        "mad": 1.0,
+        "bound": 0.0,
+        "labels": np.array([0, 1, 3]),
+        "masks": masks,
+    }
     return Verdict(
         backdoored=bool(flagged), flagged=flagged, norms=norms, background=(0, 1, 3), patterns=masks[..., None], **rest
     )

@@ -59,6 +59,7 @@ class Inspected:
             "indices": [_number(round(float(index), 4)) for index in verdict.indices],
             "median": verdict.median,
             "mad": verdict.mad,
+            "bound": verdict.bound,
         }
         self._truths = truths
         if truths:

@@ -27,7 +27,6 @@ from keras_backdoor.progress import Progress, silent
 from keras_backdoor.training import check_seed
 from keras_backdoor.trigger_inversion import (
     BACKGROUND,
-    LONE,
     LOSSES,
     RESTARTS,
     SCHEDULES,
@@ -37,6 +36,7 @@ from keras_backdoor.trigger_inversion import (
     background_labels,
     images_at_once,
     latest,
+    lone_bound,
 )
 from keras_backdoor.verdict import Verdict, deviations_below, innocence, spread
 
@@ -142,7 +142,7 @@ class NeuralCleanse:
         """What the triggers that `chunks` gave say about a network of `num_classes` classes; of each label the last counts.
 
         In a search or scan, those that were examined are the smallest of all that the network has, so the probability is of as
-        many; and to be flagged, a trigger must work, and stand out in logarithms, too (`LONE`).
+        many; and to be flagged, a trigger must work, and stand out in logarithms, too (`lone_bound`).
         """
         triggers = latest(triggers)
         labels = np.array([trigger.label for trigger in triggers], np.int64)
@@ -151,17 +151,17 @@ class NeuralCleanse:
         way = self._way(num_classes)
         if way == ALL:
             background, count = tuple(labels.tolist()), len(labels)
-            works = alone = np.ones(len(labels), bool)
+            works = np.ones(len(labels), bool)
         else:
             background = background_labels(num_classes, self.seed, RESTARTS if way == SEARCH else BACKGROUND)
             works, count = np.array([trigger.works for trigger in triggers]), num_classes
-            logs = np.log(np.maximum(sizes, np.finfo(float).tiny))
-            alone = deviations_below(logs, *spread(logs[np.isin(labels, background)])) > LONE * self.threshold
-        median, mad = spread(sizes[np.isin(labels, background)])
+        compared = sizes[np.isin(labels, background)]
+        median, mad = spread(compared)
+        bound = median - self.threshold * mad if way == ALL else lone_bound(compared, self.threshold)
         indices = deviations_below(sizes, median, mad)
         flags, score, probability = np.ones(1, bool), np.nan, np.nan
         if self.target is None:
-            flags = works & alone & (indices > self.threshold)
+            flags = works & (sizes < bound)
             if works.any():
                 score = float(indices[works].max())
                 probability = innocence(score, count, len(background))
@@ -176,6 +176,7 @@ class NeuralCleanse:
             background=background,
             median=median,
             mad=mad,
+            bound=bound,
             labels=labels,
             masks=masks,
             patterns=np.stack([trigger.pattern for trigger in triggers]),

@@ -26,7 +26,8 @@ class Inspection:
 
     labels: int64 (E,). norms: of their triggers, float64 (E,). flagged: bool (E,). background: bool (E,), those whose norms have
     this median and mad: all, or where labels were examined because they looked promising, others that were drawn at random.
-    limit: anomaly index above which a label is flagged. chance: how often a label of an innocent network stands out as far,
+    limit: anomaly index above which a label is flagged. threshold: the norm below which it is, negative if none can be; in a scan
+    of many labels it can be lower than `limit` says. chance: how often a label of an innocent network stands out as far,
     0..1, None if there was nothing to compare. target: the label that was named beforehand, the only one that was examined; or
     None. num_classes: labels that the network has; all were examined, if a verdict does not say. comparisons: with true triggers.
     """
@@ -38,6 +39,7 @@ class Inspection:
     median: float
     mad: float
     limit: float
+    threshold: float
     chance: Optional[float]
     target: Optional[int]
     num_classes: int
@@ -47,11 +49,6 @@ class Inspection:
     def selected(self) -> bool:
         """Whether some labels were examined to the end because they looked promising, or only some at all."""
         return self.target is None and (len(self.labels) < self.num_classes or not self.background.all())
-
-    @property
-    def threshold(self) -> float:
-        """The norm below which a label is flagged; negative if none can be."""
-        return self.median - self.limit * self.mad
 
     @property
     def leaders(self) -> np.ndarray:
@@ -124,6 +121,8 @@ def read_inspection(run: RunFolder) -> Optional[Inspection]:
             type(num_classes) is int and all(0 <= label < num_classes for label in examined),
             "num_classes is not a number above all labels that were examined",
         )
+    threshold = verdict.get("bound", verdict["median"] - limit * verdict["mad"])
+    check(isinstance(threshold, (int, float)) and bool(np.isfinite(threshold)), "bound is not a finite number")
     indices = verdict.get("indices", [None] * len(examined))
     check(isinstance(indices, list) and len(indices) == len(examined), "indices are not as many as examined")
     check(all(map(_index, indices)), "indices are not finite numbers, or null")
@@ -142,6 +141,7 @@ def read_inspection(run: RunFolder) -> Optional[Inspection]:
         median=verdict["median"],
         mad=verdict["mad"],
         limit=limit,
+        threshold=threshold,
         chance=None if probability is None else round(1 - probability, 6),
         target=target,
         num_classes=num_classes,

@@ -75,7 +75,7 @@ def _about_flagged(inspection: Inspection) -> list[str]:
         f"It flags {count(len(inspection.leaders), 'label')}: for {', for '.join(names)}"
         f"{f', and {more} more' if more else ''}; the median of {_compared(inspection, 'all ')} is "
         f"{inspection.median:.1f}. The index counts deviations (MAD, here {inspection.mad:.1f}) below the median; above "
-        f"{inspection.limit:g} a label is flagged.",
+        f"{inspection.limit:g} a label is flagged{_also(inspection)}.",
         *_about_chance(inspection),
     ]
 
@@ -86,7 +86,7 @@ def _about_none(inspection: Inspection) -> list[str]:
         f"No label stands out: the smallest trigger, that of label {inspection.labels[place]}, has a norm of "
         f"{inspection.norms[place]:.1f}, and the median of {_compared(inspection)} is "
         f"{inspection.median:.1f}. Its anomaly index, how many deviations (MAD, here {inspection.mad:.1f}) it lies below the "
-        f"median, is {_index(inspection, place)}; above {inspection.limit:g} it would be flagged."
+        f"median, is {_index(inspection, place)}; above {inspection.limit:g} it would be flagged{_also(inspection)}."
     ]
     if inspection.threshold <= 0:
         said.append(
@@ -94,6 +94,13 @@ def _about_none(inspection: Inspection) -> list[str]:
             "above zero."
         )
     return [*said, *_about_chance(inspection), f"That does not mean that the network is innocent. {BLIND}"]
+
+
+def _also(inspection: Inspection) -> str:
+    """What else it takes to be flagged: the least of very many norms is small in any network."""
+    if inspection.threshold >= inspection.median - inspection.limit * inspection.mad:
+        return ""
+    return f" if its norm is below {inspection.threshold:.1f}, too, as the smallest of so many is small in any network"
 
 
 def _compared(inspection: Inspection, all_of: str = "") -> str:

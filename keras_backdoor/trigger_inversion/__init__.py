@@ -13,14 +13,13 @@ from __future__ import annotations
 
 from keras_backdoor.trigger_inversion.candidates import Candidates, ReversedTrigger, latest
 from keras_backdoor.trigger_inversion.control import FAST, ORIGINAL, SCHEDULES, Control, InversionSchedule
-from keras_backdoor.trigger_inversion.legs import LONE
+from keras_backdoor.trigger_inversion.legs import lone_bound
 from keras_backdoor.trigger_inversion.search import LOSSES, TriggerInversion, images_at_once
 from keras_backdoor.trigger_inversion.target_free import BACKGROUND, RESTARTS, TargetFree, background_labels
 
 __all__ = [
     "BACKGROUND",
     "FAST",
-    "LONE",
     "LOSSES",
     "ORIGINAL",
     "RESTARTS",
@@ -34,4 +33,5 @@ __all__ = [
     "background_labels",
     "images_at_once",
     "latest",
+    "lone_bound",
 ]

@@ -5,6 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Optional
 
+import numpy as np
+
+from keras_backdoor.verdict import spread
+
 BARE = -2.0
 """Added to random masks before tanh in a search: they cover 0.05 of an image, not half. Under full ones a restart stays with the
 label that the network sees in the noise: on BadNet-SG 7 of 16 found the backdoor, 15 with this. A scan starts from full
@@ -18,6 +22,13 @@ them, 5.4 in one of twenty cases. Logarithms of norms keep to that, while norms 
 search found GTSRB's white square at 6.8 and nothing more; one on images and negatives the backdoors of BadNet-SG and of the
 multi-trigger BadNet at 7.5, and 6.9 and 4.7. What came first where none was left: 2.8 (multi-trigger), 2.6 (the patched network;
 background without negatives), 2.9 (lab 3's; background of a scan), where norms say up to 2.3."""
+
+
+def lone_bound(norms: np.ndarray, threshold: float) -> float:
+    """The norm below which one stands out of these: by `threshold` deviations, and by `LONE` times as many of logarithms."""
+    logs = np.log(np.maximum(norms, np.finfo(float).tiny))
+    (median, mad), (middle, width) = spread(norms), spread(logs)
+    return float(min(median - threshold * mad, np.exp(middle - LONE * threshold * width)))
 
 
 @dataclass(frozen=True)

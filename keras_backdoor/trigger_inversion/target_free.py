@@ -27,8 +27,7 @@ from keras_backdoor.files import BadInput
 from keras_backdoor.images import ImageSet
 from keras_backdoor.progress import Progress, silent
 from keras_backdoor.trigger_inversion.candidates import Candidates, ReversedTrigger
-from keras_backdoor.trigger_inversion.legs import BARE, FREE, LONE, SCAN, Leg
-from keras_backdoor.verdict import spread
+from keras_backdoor.trigger_inversion.legs import BARE, FREE, SCAN, Leg, lone_bound
 
 RESTARTS = 16
 """In a round of a search; and as many background labels that it is compared with."""
@@ -118,9 +117,7 @@ class TargetFree:
             yield others
         elif [one.label for one in others] != list(first):
             raise BadInput("triggers of earlier rounds: the first ones are not those of the background, in its order")
-        norms = np.array([one.norm for one in others])
-        (median, mad), (middle, width) = spread(norms), spread(np.log(norms))
-        bound = min(median - threshold * mad, np.exp(middle - LONE * threshold * width))
+        bound = lone_bound(np.array([one.norm for one in others]), threshold)
         while len(found) < len(self.background) - 1:
             smallest = self.search([one.label for one in found], legs, progress)[0]
             if not (smallest.works and smallest.norm < bound):
