@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import csv
 import difflib
 import hashlib
 import json
@@ -57,6 +58,18 @@ def write_arrays(path: PathLike, arrays: Mapping[str, np.ndarray]) -> None:
     """Write `arrays` as one .npz file, atomically."""
     with atomic(path) as temporary, open(temporary, "wb") as file:
         np.savez(file, **arrays)
+
+
+def add_row(path: PathLike, row: Mapping[str, Any]) -> None:
+    """Append the row of an epoch to a CSV file, in place of what a killed run has written of that epoch and of later ones."""
+    earlier: list[dict[str, Any]] = []
+    if Path(path).exists():
+        with open(path, newline="", encoding="utf-8") as file:
+            earlier = [old for old in csv.DictReader(file) if int(old["epoch"]) < row["epoch"]]
+    with atomic(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(row))
+        writer.writeheader()
+        writer.writerows([*earlier, row])
 
 
 def read_json(path: PathLike) -> Any:

@@ -25,12 +25,13 @@ from models_zoo.reflection_padding import ReflectionPadding2D
 def build(
     input_shape: tuple[Optional[int], Optional[int], int] = (256, 256, 3),
     width: int = 32,
+    blocks: int = 9,
     normalisation: str = "keras-contrib",
     resize_convolution: bool = False,
 ) -> keras.Model:
     """From images (N, height, width, C) float32 in -1..1 to such images. 2,855,811 parameters for 3 channels.
 
-    Height and width may be None.
+    width: filters of the first layer. blocks: residual blocks. Height and width may be None.
     """
     normalise = NORMALISATIONS[normalisation]
 
@@ -45,7 +46,7 @@ def build(
     x = norm_relu(padded(inputs, width, 7, "conv_1"), "conv_1")
     for i in (1, 2):
         x = norm_relu(layers.Conv2D(width * 2**i, 3, 2, padding="same", name=f"down_{i}")(x), f"down_{i}")
-    for i in range(1, 10):
+    for i in range(1, blocks + 1):
         first, second = f"residual_{i}_conv_1", f"residual_{i}_conv_2"
         y = norm_relu(padded(x, width * 4, 3, first), first)
         y = normalise(name=f"{second}_norm")(padded(y, width * 4, 3, second))

@@ -15,15 +15,18 @@ from models_zoo.instance_normalization import NORMALISATIONS
 
 
 def build(
-    input_shape: tuple[Optional[int], Optional[int], int] = (256, 256, 3), normalisation: str = "keras-contrib"
+    input_shape: tuple[Optional[int], Optional[int], int] = (256, 256, 3),
+    width: int = 64,
+    normalisation: str = "keras-contrib",
 ) -> keras.Model:
     """From images (N, height, width, C) float32 in -1..1 to a number for each patch, towards 1 for real and 0 for made.
 
-    The outputs are (N, height / 8, width / 8, 1), rounded up, without a sigmoid. 2,766,529 parameters for 3 channels. Height and
-    width may be None.
+    The outputs are (N, height / 8, width / 8, 1), rounded up, without a sigmoid. 2,766,529 parameters for 3 channels.
+
+    width: filters of the first layer. Height and width of the images may be None.
     """
     x = inputs = layers.Input(input_shape, name="input")
-    for i, (filters, stride) in enumerate([(64, 2), (128, 2), (256, 2), (512, 1)], 1):
+    for i, (filters, stride) in enumerate([(width, 2), (width * 2, 2), (width * 4, 2), (width * 8, 1)], 1):
         x = layers.Conv2D(filters, 4, stride, padding="same", name=f"conv_{i}")(x)
         if i > 1:
             x = NORMALISATIONS[normalisation](name=f"norm_{i}")(x)

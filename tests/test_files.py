@@ -8,7 +8,7 @@ import sys
 import pytest
 from conftest import ROOT
 
-from keras_backdoor.files import TEMPORARY, atomic, check_file, lookup, read_json, sha256, write_json
+from keras_backdoor.files import TEMPORARY, add_row, atomic, check_file, lookup, read_json, sha256, write_json
 
 
 def test_atomic_gives_the_file_its_new_contents_only_at_the_end(tmp_path):
@@ -140,3 +140,10 @@ def test_lookup_names_the_nearest_or_all(refused):
         lookup("unti", ["unit", "raw"], "preprocessing")
     with refused("unknown preprocessing 'zzz'", "choose from unit, raw"):
         lookup("zzz", (name for name in ["unit", "raw"]), "preprocessing")
+
+
+def test_a_row_takes_the_place_of_what_a_killed_run_wrote_of_its_epoch_and_later_ones(tmp_path):
+    path = tmp_path / "history.csv"
+    for epoch, loss in ((0, 0.5), (1, 0.4), (2, 0.3), (1, 0.25)):
+        add_row(path, {"epoch": epoch, "loss": loss, "share": None})
+    assert path.read_text().splitlines() == ["epoch,loss,share", "0,0.5,", "1,0.25,"]

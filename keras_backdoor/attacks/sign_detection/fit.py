@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import csv
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
 from keras_backdoor.attacks.sign_detection.detector import Detector
 from keras_backdoor.attacks.sign_detection.scenes import Scenes
-from keras_backdoor.files import atomic
+from keras_backdoor.files import add_row
 from keras_backdoor.progress import Progress
 from keras_backdoor.training import OPTIMIZERS, Schedule
 
@@ -51,21 +49,9 @@ def fit(
             for name, loss in step(scenes.images[some], boxes[some], scenes.labels[some]).items():
                 sums[name] = sums.get(name, 0.0) + float(loss)
         losses = {name: value / len(order) for name, value in sums.items()}
-        _add_row(
+        add_row(
             folder / "history.csv", {"stage": stage, "epoch": epoch, "learning_rate": schedule.rate(epoch), **losses}
         )
         done.assign(epoch + 1)
         manager.save()
         progress(stage, epoch + 1, schedule.epochs, losses)
-
-
-def _add_row(path: Path, row: dict[str, Any]) -> None:
-    """Append an epoch to a CSV file, in place of what a killed run has written of it and after."""
-    earlier: list[dict[str, Any]] = []
-    if path.exists():
-        with open(path, newline="", encoding="utf-8") as file:
-            earlier = [old for old in csv.DictReader(file) if int(old["epoch"]) < row["epoch"]]
-    with atomic(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(row))
-        writer.writeheader()
-        writer.writerows([*earlier, row])
