@@ -71,6 +71,16 @@ def test_only_small_triggers_are_flagged():
     assert NeuralCleanse(threshold=20.0).verdict(triggers, 7).flagged == ()
 
 
+@pytest.mark.parametrize(("norm", "flagged"), [(14.0, {"norms"}), (13.0, {"norms", "both"}), (16.0, set())])
+def test_by_default_a_label_must_stand_out_by_logarithms_too(norm, flagged):
+    """Median 45, MAD 14.83; of logarithms 3.800 and 0.3006: the paper's rule flags below 15.35, both below e^2.598 = 13.44."""
+    triggers = [found(label, size) for label, size in enumerate([*[40.0] * 4, 50, *[60.0] * 4, norm])]
+    for rule in ("norms", "both"):
+        verdict = NeuralCleanse(rule=rule).verdict(triggers, 10)
+        assert verdict.flagged == ((9,) if rule in flagged else ())
+        assert verdict.bound == pytest.approx({"norms": 45 - 2 * 14.826, "both": 13.4391}[rule], rel=1e-5)
+
+
 def test_norms_as_from_pictures():
     """0.5 becomes the grey level 127, 0.0039 becomes 0, and 1 stays."""
     mask = np.array([[0.5, 0.0039, 1.0]], np.float32)
@@ -130,6 +140,7 @@ def test_bad_input(tiny_classifier, make_set, refused):
     for options, parts in (
         ({"schedule": "quick"}, ("schedule", "quick", "fast", "original")),
         ({"loss": "l2"}, ("loss", "l2", "cross-entropy", "linear")),
+        ({"rule": "paper"}, ("rule", "paper", "both", "norms")),
         ({"threshold": 0.0}, ("threshold", "0.0")),
         ({"threshold": float("nan")}, ("threshold", "nan")),
         ({"memory": 0}, ("memory", "0")),

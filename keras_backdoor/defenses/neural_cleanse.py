@@ -5,7 +5,9 @@ backdoored label needs a much smaller one than the others: it lies more than two
 Assumed: clean images (no labels), and a trigger that is small and turns all inputs into one class. The papers that compare it
 find that it fails where the target depends on the input, or the trigger covers the image.
 
-Paper and released code agree on the rule. The code reads the norms from masks that it saved as 8-bit pictures (`quantised`).
+Paper and released code agree on the rule (`rule="norms"`). By default a label must stand out by the logarithm of its norm, too,
+and twice as far: a backdoor's trigger is many times smaller than the others, while the least of innocent norms often lies two
+deviations below their median. The code reads the norms from masks that it saved as 8-bit pictures (`quantised`).
 
 A network with very many labels is not optimised label by label (`labels`): rounds of a search choose their labels themselves,
 and a scan gives up on most labels early (`trigger_inversion.target_free`). Of the labels that are examined to the end, some were
@@ -44,6 +46,7 @@ from keras_backdoor.verdict import Verdict, deviations_below, innocence, spread
 ALL, SCAN, SEARCH, AUTO = LABELS = ("all", "scan", "search", "auto")
 MANY = 100
 """Labels up to which `auto` optimises all of them."""
+BOTH, NORMS = RULES = ("both", "norms")
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,7 @@ class NeuralCleanse:
     schedule: str = "fast"  # fast (the controller looks after fewer images) or original (the released constants)
     loss: str = "cross-entropy"  # cross-entropy, or linear: 16.118 (1 - p), what the released code minimises in fact
     threshold: float = 2.0  # anomaly index above which a label is flagged (the paper: 2)
+    rule: str = "both"  # norms (the paper: by their index alone), or both: twice as far by their logarithms, too
     labels: str = "auto"  # all; scan (drops most early); search (finds them itself); auto: all up to 100, else scan
     target: Optional[int] = None  # the papers' oracle: reverse this label's trigger alone, and take it as flagged
     quantised: bool = False  # norms of masks in 256 grey levels, rounded down, as the released code reads them
@@ -69,6 +73,7 @@ class NeuralCleanse:
         """Check the ranges."""
         lookup(self.schedule, SCHEDULES, "schedule", f"choose from {', '.join(SCHEDULES)}")
         lookup(self.loss, LOSSES, "loss", f"choose from {', '.join(LOSSES)}")
+        lookup(self.rule, RULES, "rule", f"choose from {', '.join(RULES)}")
         lookup(self.labels, LABELS, "labels", f"choose from {', '.join(LABELS)}")
         lookup(self.precision, PRECISIONS, "precision", f"choose from {', '.join(PRECISIONS)}")
         if self.target is not None and self.labels != AUTO:
@@ -147,7 +152,7 @@ class NeuralCleanse:
         """What the triggers that `chunks` gave say about a network of `num_classes` classes; of each label the last counts.
 
         In a search or scan, those that were examined are the smallest of all that the network has, so the probability is of as
-        many; and to be flagged, a trigger must work, and stand out in logarithms, too (`lone_bound`).
+        many; and to be flagged, a trigger must work.
         """
         triggers = latest(triggers)
         labels = np.array([trigger.label for trigger in triggers], np.int64)
@@ -162,7 +167,7 @@ class NeuralCleanse:
             works, count = np.array([trigger.works for trigger in triggers]), num_classes
         compared = sizes[np.isin(labels, background)]
         median, mad = spread(compared)
-        bound = median - self.threshold * mad if way == ALL else lone_bound(compared, self.threshold)
+        bound = lone_bound(compared, self.threshold) if self.rule == BOTH else median - self.threshold * mad
         indices = deviations_below(sizes, median, mad)
         flags, score, probability = np.ones(1, bool), np.nan, np.nan
         if self.target is None:
