@@ -32,7 +32,7 @@ setup(
     package_dir={"kbd": "cli/kbd"},
     packages=[*find_packages(include=["keras_backdoor*", "models_zoo*"]), "kbd"],
     package_data={
-        "keras_backdoor": ["py.typed", "report/templates/*", "datasets/sources.json"],
+        "keras_backdoor": ["py.typed", "report/templates/*", "datasets/sources.json", "benchmark/published.json"],
         "models_zoo": ["artifacts.json", "pretrained.json"],
     },
     install_requires=[

@@ -5,8 +5,12 @@ Noisy copies are NNoculation's augmentation, for the defense and for the attacke
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Union
+
 import numpy as np
 
+from keras_backdoor.files import BadInput
 from keras_backdoor.images import ImageSet
 from keras_backdoor.triggers import Trigger
 
@@ -45,3 +49,27 @@ def moved(
     )
     made[below[:, :, None] & right[:, None, :]] = 0
     return made
+
+
+def moving(
+    image_set: ImageSet, seed: int, shift: int, mirror: bool, hole: int
+) -> Union[ImageSet, Callable[[int], ImageSet]]:
+    """What `training.fit` takes: images as `moved` gives them, anew for each epoch; or the set itself if nothing is to move.
+
+    seed: not negative. shift, mirror, hole: see `moved`. Images are held in memory.
+    """
+    if not (shift or mirror or hole):
+        return image_set
+
+    def of_epoch(epoch: int) -> ImageSet:
+        images = moved(image_set.in_memory().images, np.random.default_rng([seed, epoch]), shift, mirror, hole)
+        return ImageSet(images, image_set.labels, image_set.num_classes)
+
+    return of_epoch
+
+
+def check_moves(shift: int, hole: int) -> None:
+    """`BadInput` unless both are sizes in pixels, as `moved` takes them."""
+    for name, pixels in (("shift", shift), ("hole", hole)):
+        if pixels < 0:
+            raise BadInput(f"{name} is {pixels}, expected 0 pixels or more")

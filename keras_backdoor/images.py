@@ -13,6 +13,8 @@ from keras_backdoor.files import BadInput
 
 IN_MEMORY = 4 << 30
 """Bytes of pixels up to which a set is worked on in memory; a larger one is read as it is needed (ImageNet has 180 GiB)."""
+BATCH = 4 << 20
+"""Bytes of pixels that a network is given at a time; its layers take a hundred times as much."""
 
 
 @dataclass(frozen=True)
@@ -61,8 +63,10 @@ class ImageSet:
         """Whether it is worked on in memory."""
         return isinstance(self.images, np.ndarray) or int(np.prod(self.images.shape, dtype=np.int64)) <= IN_MEMORY
 
-    def batches(self, size: int = 512) -> Iterator[np.ndarray]:
-        """The images in order, as uint8 arrays of at most `size` images."""
+    def batches(self, size: Optional[int] = None) -> Iterator[np.ndarray]:
+        """The images in order, as uint8 arrays of at most `size` images; by default 512, of large images 64 or more."""
+        if size is None:  # whole 64s, as files are compressed in blocks of so many
+            size = max(64, min(512, BATCH // max(1, int(np.prod(self.image_shape))) // 64 * 64))
         for start in range(0, len(self), size):
             yield self.images[start : start + size]
 

@@ -41,6 +41,15 @@ def robust_accuracy(
     return float(np.mean(predictions[counted] == true_labels[counted]))
 
 
+def defense_effectiveness(accuracy: tuple[float, float], success: tuple[float, float]) -> float:
+    """DER, BackdoorBench's defense effectiveness rating: (max(0, fall of attack success) - max(0, fall of accuracy) + 1) / 2.
+
+    accuracy, success: before and after the defense. 0.5: no effect; 1: all of an attack that always works is gone for nothing.
+    In four of six functions BackdoorBench adds the fall of accuracy, against its own docstring; this subtracts it.
+    """
+    return (max(0.0, success[0] - success[1]) - max(0.0, accuracy[0] - accuracy[1]) + 1) / 2
+
+
 def normalised_error(made: np.ndarray, triggered: np.ndarray, clean: np.ndarray) -> float:
     """How far a generator's images are from the truly triggered ones, against how far those are from the clean ones.
 

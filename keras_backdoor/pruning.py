@@ -14,22 +14,10 @@ import numpy as np
 import tensorflow as tf
 from tensorflow import keras
 
-from keras_backdoor.activations import calls, convolution, derived
+from keras_backdoor.activations import beside, by_channel, convolution, entries
 from keras_backdoor.classifier import Classifier
 from keras_backdoor.images import ImageSet
 from keras_backdoor.progress import Progress, silent
-
-BY_CHANNEL = (
-    keras.layers.MaxPooling2D,
-    keras.layers.AveragePooling2D,
-    keras.layers.BatchNormalization,
-    keras.layers.ReLU,
-    keras.layers.LeakyReLU,
-    keras.layers.ELU,
-    keras.layers.Dropout,
-    keras.layers.SpatialDropout2D,
-)
-"""Layers in which each channel of the output depends on the same channel of the input alone."""
 
 MEMORY = 64 << 20
 """Bytes of features that one batch may have."""
@@ -80,20 +68,6 @@ class Curve:
         return ((answers == labels) & (answers == answers[0])).mean(1)
 
 
-@dataclass(frozen=True)
-class _Entry:
-    """A tensor above the cut: a sum of what each channel gives, then perhaps an activation.
-
-    tensor: the symbolic one. start: the sum if all channels are pruned, (1, ...). share: from what images (N, h, w, C) have
-    beyond dead channels, and the number of a channel, what that one adds, (N, ...).
-    """
-
-    tensor: tf.Tensor
-    start: tf.Tensor
-    share: Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
-    activation: Callable[[tf.Tensor], tf.Tensor] = tf.identity
-
-
 class Cut:
     """A network, cut where a convolution can be pruned.
 
@@ -108,18 +82,14 @@ class Cut:
         model = classifier.clone().model  # to cut a network in Keras adds nodes to its layers
         convolved = convolution(model, layer)
         self.layer: str = convolved.name
-        top = _by_channel(model, convolved.output)
-        found = derived(model, top)
-        beside: dict[int, tf.Tensor] = {}
-        for _, inputs, _ in calls(model):
-            if any(id(one) in found for one in inputs):
-                beside |= {id(one): one for one in inputs if id(one) not in found}
+        top = by_channel(model, convolved.output)
+        around = beside(model, top)
         self._scale, self._image_shape = classifier.scale, classifier.image_shape
-        self._below = keras.Model(model.inputs, [top, *beside.values()])
+        self._below = keras.Model(model.inputs, [top, *around])
         dead = convolved.activation(tf.zeros((1, *convolved.output_shape[1:])))
         self._dead = keras.Model(convolved.output, top)(dead, training=False) if top is not convolved.output else dead
-        self._entries = _entries(model, top, self._dead)
-        self._above = keras.Model([*(entry.tensor for entry in self._entries), *beside.values()], model.output)
+        self._entries = entries(model, top)
+        self._above = keras.Model([*(entry.tensor for entry in self._entries), *around], model.output)
 
     def means(self, images: ImageSet) -> np.ndarray:
         """Mean activation of each channel over images, rows and columns, float64 (C,)."""
@@ -143,7 +113,7 @@ class Cut:
         done = 0
         for batch in images.batches(size):
             more, beside, alive = self._features(batch)
-            sums = [tf.repeat(entry.start, len(batch), 0) for entry in self._entries]
+            sums = [tf.repeat(entry.whole(self._dead) + entry.bias, len(batch), 0) for entry in self._entries]
             here = said[:, done : done + len(batch)]
             here[len(order)] = self._answers(sums, beside, np.arange(len(batch)))
             for pruned in reversed(range(len(order))):
@@ -192,59 +162,3 @@ class Cut:
         order = np.argsort(means, kind="stable")
         answers = {name: self.answers(order, images, progress) for name, images in sets.items()}
         return Curve(self.layer, means, order, answers)
-
-
-def _entries(model: keras.Model, top: tf.Tensor, dead: tf.Tensor) -> list[_Entry]:
-    """What takes `top` in, if that is all convolutions and dense layers behind which there is more; else `top` itself."""
-    entries = []
-    for layer, outputs in _users(model, top):
-        flat = isinstance(layer, keras.layers.Flatten)
-        for user, results in _users(model, outputs[0]) if flat else [(layer, outputs)]:
-            plain = type(user) is (keras.layers.Dense if flat else keras.layers.Conv2D)
-            if not plain or getattr(user, "groups", 1) != 1 or results[0] is model.output:
-                return [_Entry(top, dead, lambda more, channel: more * tf.one_hot(channel, dead.shape[-1]))]
-            bias = user.bias if user.use_bias else 0.0
-            share = _dense_share(user, dead.shape) if flat else _convolution_share(user)
-            start = tf.add_n([share(dead, tf.constant(channel)) for channel in range(dead.shape[-1])]) + bias
-            entries.append(_Entry(results[0], start, share, user.activation))
-    return entries
-
-
-def _dense_share(layer: keras.layers.Layer, shape: tf.TensorShape) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:
-    kernel = tf.reshape(layer.kernel, (shape[1] * shape[2], shape[3], -1))
-
-    def share(more: tf.Tensor, channel: tf.Tensor) -> tf.Tensor:
-        one = tf.reshape(tf.gather(more, channel, axis=-1), (-1, kernel.shape[0]))
-        return one @ tf.gather(kernel, channel, axis=1)
-
-    return share
-
-
-def _convolution_share(layer: keras.layers.Layer) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:
-    def share(more: tf.Tensor, channel: tf.Tensor) -> tf.Tensor:
-        one, kernel = tf.gather(more, [channel], axis=-1), tf.gather(layer.kernel, [channel], axis=2)
-        return tf.nn.convolution(one, kernel, layer.strides, layer.padding.upper(), dilations=layer.dilation_rate)
-
-    return share
-
-
-def _users(model: keras.Model, tensor: tf.Tensor) -> list[tuple[keras.layers.Layer, list[tf.Tensor]]]:
-    """The layers that take `tensor` in, with what they give."""
-    return [(layer, outputs) for layer, inputs, outputs in calls(model) if any(one is tensor for one in inputs)]
-
-
-def _by_channel(model: keras.Model, tensor: tf.Tensor) -> tf.Tensor:
-    """The tensor at the end of the layers of `BY_CHANNEL` behind `tensor`, as far as nothing else uses what lies between."""
-    while True:
-        users = _users(model, tensor)
-        if len(users) != 1 or not _keeps_channels_apart(users[0][0]):
-            return tensor
-        (tensor,) = users[0][1]
-
-
-def _keeps_channels_apart(layer: keras.layers.Layer) -> bool:
-    if isinstance(layer, keras.layers.Activation):
-        return layer.activation is not keras.activations.softmax
-    if isinstance(layer, keras.layers.BatchNormalization):
-        return list(layer.axis) == [3]
-    return isinstance(layer, BY_CHANNEL)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import csv
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Optional, Union
 
@@ -13,6 +15,7 @@ import numpy as np
 import tensorflow as tf
 from tensorflow import keras
 
+from keras_backdoor import distribution
 from keras_backdoor.classifier import Classifier
 from keras_backdoor.files import BadInput, atomic, lookup
 from keras_backdoor.images import ImageSet
@@ -113,38 +116,46 @@ def fit(
         a kill continues with the last whole epoch and ends with the same weights. The checkpoint is dropped by
         `forget_checkpoint`, once the result is safe.
     """
-    model = classifier.model
-    epoch = tf.Variable(0, dtype=tf.int64, trainable=False)
-    drawn = image_set(0) if callable(image_set) else image_set
-    labels = tf.constant(drawn.labels)
-    images = tf.constant(drawn.in_memory().images) if drawn.fits_in_memory else drawn.images
-    every: list[keras.callbacks.Callback] = [_EpochStart(schedule, seed, epoch)]
-    if callable(image_set):
-        images, labels = tf.Variable(images, trainable=False), tf.Variable(labels, trainable=False)
-        every.append(_Redraw(image_set, images, labels))
-    every += [
-        BackdoorMonitor(classifier, monitor),
-        *callbacks,
-        _Report(stage, schedule.epochs, progress),
-    ]
-    history = _History(stage, folder and folder / "history.csv")
-    every.append(history)
-    if folder:
-        every.append(keras.callbacks.TensorBoard(folder / "tensorboard" / stage, write_graph=False))
-        # Last, so that whatever an epoch leaves behind is written before the epoch counts as done.
-        every.append(keras.callbacks.BackupAndRestore(_checkpoints(folder, stage), delete_checkpoint=False))
-    model.compile(
-        OPTIMIZERS[schedule.optimizer](schedule.learning_rate),
-        loss,
-        metrics=["accuracy"],
-        steps_per_execution=16,  # less of Python between steps: the small networks here gain a sixth, the weights are the same
-    )
-    model.fit(
-        _pipeline(classifier, images, labels, schedule.batch_size, seed, epoch),
-        epochs=schedule.epochs,
-        callbacks=every,
-        verbose=0,
-    )
+    setup = distribution.active()
+    with distribution.copied(classifier.model) as model:
+        copied, spread = model is not classifier.model, distribution.is_spread(model)
+        trained = replace(classifier, model=model) if copied else classifier
+        epoch = tf.Variable(0, dtype=tf.int64, trainable=False)
+        every: list[keras.callbacks.Callback] = [_EpochStart(schedule, seed, epoch)]
+        drawn = image_set(0) if callable(image_set) else image_set
+        if spread:
+            assert setup.strategy is not None
+            parts = partial(_parts, trained, image_set, drawn, schedule, seed, _epochs_done(folder, stage))
+            data = {
+                "x": setup.strategy.distribute_datasets_from_function(parts),
+                "steps_per_epoch": -(-len(drawn) // schedule.batch_size),
+            }
+        else:
+            labels = tf.constant(drawn.labels)
+            images = tf.constant(drawn.in_memory().images) if drawn.fits_in_memory else drawn.images
+            if callable(image_set):
+                images, labels = tf.Variable(images, trainable=False), tf.Variable(labels, trainable=False)
+                every.append(_Redraw(image_set, images, labels))
+            data = {"x": _pipeline(trained, images, labels, schedule.batch_size, seed, epoch)}
+        every += [BackdoorMonitor(trained, monitor), *callbacks, _Report(stage, schedule.epochs, progress)]
+        history = _History(stage, folder and folder / "history.csv")
+        every.append(history)
+        if folder:
+            every.append(keras.callbacks.TensorBoard(folder / "tensorboard" / stage, write_graph=False))
+            # Last, so that whatever an epoch leaves behind is written before the epoch counts as done.
+            every.append(keras.callbacks.BackupAndRestore(str(_checkpoints(folder, stage)), delete_checkpoint=False))
+        with setup.scope() if spread else nullcontext():
+            optimizer = OPTIMIZERS[schedule.optimizer](schedule.learning_rate)
+            if copied and setup.precision == "mixed_float16":  # small gradients would be lost
+                optimizer = keras.mixed_precision.LossScaleOptimizer(optimizer)
+            model.compile(
+                optimizer,
+                distribution.of_whole_batch(loss, schedule.batch_size) if spread else loss,
+                metrics=[distribution.accuracy() if spread else "accuracy"],
+                steps_per_execution=16,  # less of Python between steps: small networks gain a sixth, the weights are the same
+                jit_compile=setup.jit or None,
+            )
+        model.fit(**data, epochs=schedule.epochs, callbacks=every, verbose=0)
     return history.rows
 
 
@@ -160,15 +171,34 @@ def _checkpoints(folder: Path, stage: str) -> Path:
     return folder / "checkpoints" / stage
 
 
+def _epochs_done(folder: Optional[Path], stage: str) -> int:
+    """How many epochs the checkpoint of a stage holds."""
+    latest = tf.train.latest_checkpoint(str(_checkpoints(folder, stage) / "chief")) if folder else None
+    if latest is None:
+        return 0
+    return int(tf.train.load_variable(latest, "ckpt_saved_epoch/.ATTRIBUTES/VARIABLE_VALUE")) + 1
+
+
 def _pipeline(
     classifier: Classifier, images: Any, labels: Any, batch_size: int, seed: int, epoch: tf.Variable
 ) -> tf.data.Dataset:
     """Batches of one epoch, in an order that depends on `seed` and the epoch's number alone. Images stay uint8 to the end."""
     count = labels.shape[0]
+    batches = tf.data.Dataset.from_tensors(0).flat_map(lambda _: _order(count, seed, epoch)).batch(batch_size)
+    steps = -(-count // batch_size)
+    batches = batches.map(_taker(classifier, images, labels), num_parallel_calls=1)
+    return batches.apply(tf.data.experimental.assert_cardinality(steps)).prefetch(8)
 
-    def order(_: tf.Tensor) -> tf.data.Dataset:
-        shuffled = tf.random.experimental.stateless_shuffle(tf.range(count), seed=[seed, epoch])
-        return tf.data.Dataset.from_tensor_slices(shuffled)
+
+def _order(count: int, seed: int, epoch: Any) -> tf.data.Dataset:
+    """The places of the images of an epoch, one after the other."""
+    return tf.data.Dataset.from_tensor_slices(
+        tf.random.experimental.stateless_shuffle(tf.range(count), seed=[seed, epoch])
+    )
+
+
+def _taker(classifier: Classifier, images: Any, labels: Any) -> Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]]:
+    """A function from places to the network's inputs and labels."""
 
     def take(indices: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         if hasattr(images, "take"):  # they are read when they are needed, by Python
@@ -177,9 +207,60 @@ def _pipeline(
             chosen = tf.gather(images, indices)
         return classifier.scale(chosen), tf.gather(labels, indices)
 
-    batches = tf.data.Dataset.from_tensors(0).flat_map(order).batch(batch_size)
-    steps = -(-count // batch_size)
-    return batches.map(take, num_parallel_calls=1).apply(tf.data.experimental.assert_cardinality(steps)).prefetch(8)
+    return take
+
+
+def _parts(
+    classifier: Classifier,
+    image_set: Union[ImageSet, Callable[[int], ImageSet]],
+    drawn: ImageSet,
+    schedule: Schedule,
+    seed: int,
+    first: int,
+    context: tf.distribute.InputContext,
+) -> tf.data.Dataset:
+    """The batches of `_pipeline` for the replicas of one worker: a part of each for every replica, from epoch `first` on.
+
+    Parts differ by one image at most. Where a last batch has fewer images than there are replicas, some get one of them that is
+    another's, labelled `distribution.NOBODY`; it counts for the statistics of batch normalisation alone.
+    """
+    replicas = context.num_replicas_in_sync
+    own = replicas // context.num_input_pipelines
+    mine = context.input_pipeline_id * own + tf.range(own)
+
+    def draw(epoch: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        assert callable(image_set)
+        images = image_set(int(epoch))
+        return images.in_memory().images, images.labels
+
+    def of_epoch(epoch: tf.Tensor) -> tf.data.Dataset:
+        images, labels = fixed
+        if callable(image_set):
+            images, labels = tf.numpy_function(draw, [epoch], [tf.uint8, tf.int64])
+            images, labels = tf.ensure_shape(images, drawn.images.shape), tf.ensure_shape(labels, drawn.labels.shape)
+        take = _taker(classifier, images, labels)
+
+        def take_part(indices: tf.Tensor, whose: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+            inputs, wanted = take(indices)
+            return inputs, tf.where(whose, wanted, distribution.NOBODY)
+
+        batches = _order(len(drawn), seed, epoch).batch(schedule.batch_size)
+        return batches.flat_map(split).map(take_part, num_parallel_calls=1)
+
+    def split(indices: tf.Tensor) -> tf.data.Dataset:
+        size = tf.size(indices)
+
+        def part(number: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+            start, end = size * number // replicas, size * (number + 1) // replicas
+            return indices[start : tf.maximum(end, start + 1)], end > start
+
+        return tf.data.Dataset.from_tensor_slices(mine).map(part)
+
+    fixed = (tf.constant(drawn.in_memory().images) if drawn.fits_in_memory else drawn.images, tf.constant(drawn.labels))
+    epochs = tf.data.Dataset.range(first, schedule.epochs).flat_map(of_epoch)
+    # As if without end: where it may end, all workers ask each other before every step whether there is another one.
+    endless = epochs.repeat().apply(tf.data.experimental.assert_cardinality(tf.data.experimental.INFINITE_CARDINALITY))
+    return endless.prefetch(8 * own)
 
 
 class BackdoorMonitor(keras.callbacks.Callback):

@@ -67,6 +67,35 @@ class NetworkVerdict:
         return ()
 
 
+@dataclass(frozen=True, eq=False)
+class StrengthVerdict:
+    """What a defense says about a network by how strong the triggers are that it found, all of about one size.
+
+    backdoored: whether any label is flagged. flagged: those labels, the strongest first. score: the largest strength, 0..1.
+    strengths: share of clean images that the best trigger found for a label turns into it, float64 (C,), 0..1; NaN for labels
+    that were not examined. bound: strength above which a label is flagged, 0..1.
+    labels: those that were examined, int64 (E,), ascending; there may be none. examples: uint8 (E, n, H, W, channels), the same
+    n clean images with the trigger of each of these labels.
+    """
+
+    backdoored: bool
+    flagged: tuple[int, ...]
+    score: float
+    strengths: np.ndarray
+    bound: float
+    labels: np.ndarray
+    examples: np.ndarray
+
+    @classmethod
+    def of(cls, strengths: np.ndarray, bound: float, examples: np.ndarray) -> StrengthVerdict:
+        """The verdict on these strengths, (C,), by `bound`; NaN marks labels that were not examined. examples: as above."""
+        labels = np.flatnonzero(~np.isnan(strengths))
+        order = labels[np.argsort(-strengths[labels], kind="stable")]
+        flagged = tuple(order[strengths[order] > bound].tolist())
+        score = float(strengths[labels].max(initial=0.0))
+        return cls(bool(flagged), flagged, score, strengths, bound, labels, examples)
+
+
 def spread(values: np.ndarray) -> tuple[float, float]:
     """Median, and 1.4826 times the median of the absolute deviations from it."""
     median = np.median(values)

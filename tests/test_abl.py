@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import csv
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import tensorflow as tf
 from small_attacks import small_task
 from tensorflow import keras
 
+from keras_backdoor.attacks.recipes import recipe
+from keras_backdoor.attacks.train import train
+from keras_backdoor.augmentation import moved
+from keras_backdoor.classifier import Classifier
 from keras_backdoor.defenses.abl import (
     FINE_TUNING,
     ISOLATION,
@@ -20,6 +27,7 @@ from keras_backdoor.defenses.abl import (
     unlearning,
 )
 from keras_backdoor.images import ImageSet
+from keras_backdoor.report import build_report
 from keras_backdoor.training import Schedule, fit
 from keras_backdoor.triggers import Square
 
@@ -118,7 +126,8 @@ def test_stages_see_what_they_should(digits, monkeypatch):
 
     monkeypatch.setattr(abl, "fit", record)
     asked = Schedule("adam", 1e-3, 16, 7, ((3, 1e-4),))
-    defense = AntiBackdoorLearning(isolation_epochs=2, isolation_rate=0.05, unlearning_rate=1e-2)
+    still = {"shift": 0, "mirror": False, "hole": 0}
+    defense = AntiBackdoorLearning(isolation_epochs=2, isolation_rate=0.05, unlearning_rate=1e-2, **still)
     found = defense.train(task.classifier, task.train, asked, seed=5)
     values = losses(task.classifier, task.train)
     assert found.flags.sum() == 5
@@ -131,10 +140,26 @@ def test_stages_see_what_they_should(digits, monkeypatch):
     np.testing.assert_array_equal(few.labels, task.train.labels[found.flags])
     assert first == Schedule("adam", 1e-3, 16, 2)
     assert second == asked
-    assert third == Schedule("adam", 1e-2, 16, 4)
+    assert third == Schedule("nesterov", 1e-2, 16, 4)  # as in the released code, whatever the rest is trained with
     assert float(flooded(LABELS, PROBABILITIES)) == pytest.approx(EACH.mean(), rel=1e-5)
     assert plain == "sparse_categorical_crossentropy"
     assert up is unlearning
+    seen.clear()
+    replace(defense, shift=2).train(task.classifier, task.train, asked, seed=5)
+    (_, drawn, *_) = seen[1]
+    expected = moved(others.images, np.random.default_rng([5, 3]), 2, False, 0)
+    np.testing.assert_array_equal(drawn(3).images, expected)
+    np.testing.assert_array_equal(drawn(3).labels, others.labels)
+
+
+def test_the_stages_of_the_released_code():
+    """Ten epochs at 0.1; 60 at 0.1 and 0.01 on moved, mirrored and cut out images; four of ascent, in the same batches."""
+    made, defense = recipe("cifar10-grid/abl"), AntiBackdoorLearning()
+    assert (made.optimizer, made.learning_rate, made.batch_size, made.epochs) == ("nesterov", 0.1, 128, 60)
+    assert made.learning_rate_steps == ((40, 0.01),)
+    assert defense._unlearning(made.batch_size) == Schedule("nesterov", 5e-4, 128, 4)
+    assert (defense.isolation_epochs, defense.level, defense.isolation_rate) == (10, 0.5, 0.01)
+    assert (defense.shift, defense.mirror, defense.hole) == (4, True, 2)
 
 
 def test_interrupted_in_any_stage_it_ends_with_the_same_weights(digits, tmp_path):
@@ -166,6 +191,9 @@ def test_interrupted_in_any_stage_it_ends_with_the_same_weights(digits, tmp_path
         {"isolation_rate": 0.0},
         {"isolation_rate": 1.0},
         {"isolation_epochs": 0},
+        {"shift": -1},
+        {"hole": -1},
+        {"unlearning_optimizer": "adamm"},
         {"unlearning_epochs": 0},
         {"unlearning_rate": 0.0},
     ],
@@ -181,3 +209,60 @@ def test_sets_that_do_not_fit_are_refused(tiny_classifier, make_set, refused):
         AntiBackdoorLearning().train(tiny_classifier, make_set(shape=(9, 8, 1)), schedule)
     with refused("isolation_rate 0.01 of 99 images is less than one"):
         AntiBackdoorLearning().train(tiny_classifier, make_set(99), schedule)
+
+
+# --- in the place of the attacker -----------------------------------------------------------------------------------------
+
+BRIEF = AntiBackdoorLearning(isolation_epochs=1, isolation_rate=0.05, mirror=False, unlearning_epochs=1)
+
+
+def digits_recipe(**changes):
+    settings = {"architecture": "mntd-mnist", "epochs": 1, **changes}
+    return replace(recipe("mnist-patch"), expect=(0.9, 1.0), **settings)
+
+
+def test_a_recipe_is_trained_by_the_defense_and_goes_on_after_a_kill(digits, tmp_path, refused):
+    few, made = digits.limited(20), digits_recipe()
+
+    def stop(stage, *_):
+        if stage == UNLEARNING:
+            raise KeyboardInterrupt
+
+    whole = train(made, few, tmp_path / "whole", defense=BRIEF)
+    with pytest.raises(KeyboardInterrupt):
+        train(made, few, tmp_path / "killed", defense=BRIEF, progress=stop)
+    for other in (None, replace(BRIEF, level=0.6)):
+        with refused("other settings", "defense"):
+            train(made, few, tmp_path / "killed", defense=other, resume=True)
+    assert train(made, few, tmp_path / "killed", defense=BRIEF, resume=True) == whole
+    first, second = (Classifier.load(tmp_path / name / "badnet.h5") for name in ("whole", "killed"))
+    np.testing.assert_array_equal(weights(first), weights(second))
+    found = whole["isolation"]
+    # 10 of 200 are isolated, 20 are poisoned: as many are found of the ones as of the others, in numbers
+    assert found["precision"] * 10 == pytest.approx(found["recall"] * 20)
+    assert found["false_flags"] * 180 == pytest.approx(10 - found["precision"] * 10)
+    assert whole["defense"] == "AntiBackdoorLearning"
+    assert whole["expect"] is None  # of a network without a defense
+    with open(tmp_path / "whole" / "history.csv", newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["stage"] for row in rows] == [ISOLATION, FINE_TUNING, UNLEARNING]
+    assert all(0 <= float(row["attack_success_rate/square"]) <= 1 for row in rows)
+    assert not (tmp_path / "whole" / "checkpoints").exists()
+    assert "isolation_rate 0.05" in (tmp_path / "whole" / "badnet.md").read_text()
+    assert "not the attacker who trained" in build_report(tmp_path / "whole").read_text()
+
+
+@pytest.mark.parametrize(
+    ("changes", "options", "said"),
+    [
+        ({}, {"clean_only": True}, "--clean"),
+        ({}, {"start": "clean.h5"}, "--start"),
+        ({"two_step": True}, {}, "clean images first"),
+        ({"attack_options": {"redraw": True}}, {}, "in every epoch"),
+        ({"attack": "noise-aware"}, {}, "noise-aware"),
+    ],
+)
+def test_recipes_that_leave_no_room_for_it_are_refused(changes, options, said, digits, tmp_path, refused):
+    with refused("mnist-patch cannot be trained with a defense", said):
+        train(digits_recipe(**changes), digits.limited(1), tmp_path / "run", defense=BRIEF, **options)
+    assert not (tmp_path / "run").exists()

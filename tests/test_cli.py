@@ -26,7 +26,7 @@ from kbd._show import filter_table
 from kbd.defend import defend as defend_group
 from keras_backdoor.classifier import Classifier
 from keras_backdoor.datasets import read_images, write_csaw_hdf5
-from keras_backdoor.defenses import DEFENSES, SIFTING, find
+from keras_backdoor.defenses import DEFENSES, SIFTING, SPREAD, find
 from keras_backdoor.goodnet import GoodNet
 from keras_backdoor.images import ImageSet
 from keras_backdoor.preprocessing import Preprocessing
@@ -274,6 +274,11 @@ def test_bad_pictures(good, tmp_path):
         (("train", "signs-sqare"), ["'signs-sqare'", "did you mean 'signs-square'?"]),
         (("train", "signs-square", "--dataset", "lfw"), ["signs-square", "--dataset"]),
         (("train", "mnist-patch", "--clean", "--start", "x.h5"), ["--clean", "--start"]),
+        (("train", "mnist-patch", "--defense", "alb"), ["'alb'", "'abl'"]),
+        (("train", "mnist-patch", "--defense", "abl", "--level", "0"), ["level is 0"]),
+        (("train", "mnist-patch", "--level", "0.3"), ["--level", "--defense abl"]),
+        (("train", "signs-square", "--defense", "abl"), ["signs-square", "--defense"]),
+        (("defend", "abl", "x.h5"), ["kbd train RECIPE --defense abl"]),
         (("train", "gtsrb-pn"), ["GTSRB", "--data", "kbd data list"]),
         (("defend", "fine-prunning", "x.h5", "--clean", "y.h5"), ["'fine-prunning'", "'fine-pruning'"]),
         (("train", "mnist-patch", "--epochs", "0"), ["--epochs", "0"]),
@@ -431,6 +436,7 @@ def test_options_of_a_method_are_the_fields_of_its_class(method):
         shared = SHARED_OPTIONS - {"clean", "poisoned", "test", "missing_classes", "exclude_target"} | {"training"}
     shared |= {"evaluation"} if evaluates(method) else set()
     shared |= {"stream", "attack", "ratio"} if watches(method) else set()
+    shared |= {"strategy"} if method in SPREAD else set()
     own = {option.name: option for option in command.params if option.name not in shared}
     fields = {field.name: field for field in dataclasses.fields(find(method))}
     assert list(own) == list(fields)
@@ -588,6 +594,7 @@ def test_a_fresh_process_says_nothing_but_the_answer_or_the_one_line(good, tmp_p
 SMALL = {  # the network has one convolution of one channel
     "fine-pruning-rounds": {"fraction": 1.0},
     "anti-repair": {"layer": "conv_1"},
+    "generative-modeling": {"size": 1, "search_steps": 2, "hidden": 4, "epochs": 1},
     "nad": {"epochs": 1},
     "mode-connectivity": {"epochs": 1, "points": 2},
     "nnoculation-pre": {"alpha": (1.0,), "gamma": (0.1, 0.6), "epochs": 1},
@@ -598,7 +605,8 @@ SMALL = {  # the network has one convolution of one channel
 def test_defend_writes_what_it_says_and_says_what_it_measured(good, tmp_path, method):
     out, small = tmp_path / "out", SMALL.get(method, {})
     values = {name: value if isinstance(value, tuple) else (value,) for name, value in small.items()}
-    options = [word for name, given in values.items() for value in given for word in (f"--{name}", value)]
+    flags = {f"--{name.replace('_', '-')}": given for name, given in values.items()}
+    options = [word for flag, given in flags.items() for value in given for word in (flag, value)]
     arguments = (
         *options,
         "--clean",
@@ -744,7 +752,7 @@ def test_train_leaves_the_files_of_the_contract_and_no_others(trained):
             "history.csv",
             "tensorboard",
         ),  # no clean.h5: the recipe has one step
-        *("data", "examples.npz", "run.json"),
+        *("data", "examples.npz", "features.npz", "run.json"),
     }
     assert {path.name for path in (folder / "data").iterdir()} == {
         "clean_valid.h5",

@@ -19,13 +19,12 @@ from small_attacks import TARGET, halved, small_task
 
 import kbd.main
 import keras_backdoor
-from kbd import _method_options
 from kbd._method_options import method_options, resumes, watches
 from keras_backdoor.attacks.poison import Backdoor, poison_all
 from keras_backdoor.attacks.targets import AllToOne
 from keras_backdoor.classifier import Classifier
 from keras_backdoor.datasets import write_csaw_hdf5
-from keras_backdoor.defenses import DEFENSES
+from keras_backdoor.defenses import DEFENSES, described
 from keras_backdoor.defenses.apply import defend
 from keras_backdoor.defenses.kept import STATE, Kept, forget
 from keras_backdoor.defenses.nnoculation import post_deployment, pre_deployment
@@ -414,8 +413,8 @@ def test_the_command_needs_a_stream_and_an_attack_for_each(files, tmp_path, monk
 
 def test_an_interrupt_says_how_to_go_on(monkeypatch):
     words = ["defend", "nnoculation", "m.h5", "--clean", "c.h5"]
-    assert kbd.main._what_now(words).endswith("kbd defend nnoculation m.h5 --clean c.h5 --resume")
-    assert kbd.main._what_now(["defend", "fine-tuning", "m.h5"]) == "nothing was finished"
+    assert kbd.main.what_now(words).endswith("kbd defend nnoculation m.h5 --clean c.h5 --resume")
+    assert kbd.main.what_now(["defend", "fine-tuning", "m.h5"]) == "nothing was finished"
 
 
 # ---- options -------------------------------------------------------------------------------------------------------------
@@ -439,7 +438,7 @@ def test_options_are_inherited_from_classes_of_the_package(tmp_path, monkeypatch
     assert list(options) == ["rate", "share", "seed", "name", "more"]
     assert options["rate"] == (2.0, "another rate") and options["seed"] == (3, "a seed")
     assert resumes("mine") and not watches("mine")
-    _method_options._read.cache_clear()
+    described._read.cache_clear()
 
 
 @pytest.mark.parametrize(

@@ -63,11 +63,11 @@ def test_readme_names_every_recipe_command_and_defense():
     from kbd.main import COMMANDS
     from keras_backdoor.attacks.recipes import RECIPES
     from keras_backdoor.attacks.sign_detection.recipes import ATTACKS
-    from keras_backdoor.defenses import DEFENSES, SIFTING
+    from keras_backdoor.defenses import DEFENSES, SIFTING, TRAINING
 
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     commands = [f"kbd {command}" for command in COMMANDS if command != "demo"]
-    for name in (*DEFENSES, *SIFTING, *commands, *ATTACKS, "make demo"):
+    for name in (*DEFENSES, *SIFTING, *TRAINING, *commands, *ATTACKS, "make demo"):
         assert name in readme, name
     rows = {row.split("`")[1]: row for row in readme.splitlines() if row.startswith("| `")}
     for name in RECIPES:

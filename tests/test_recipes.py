@@ -8,14 +8,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from keras_backdoor.attacks.poison import Backdoor, Cover, poison_all
+from keras_backdoor.attacks.poison import Backdoor, Cover, poison, poison_all
 from keras_backdoor.attacks.recipes import RECIPES, recipe
 from keras_backdoor.attacks.targets import AllToOne, RandomTarget
 from keras_backdoor.attacks.train import train
 from keras_backdoor.classifier import Classifier
 from keras_backdoor.datasets import Splits
 from keras_backdoor.images import ImageSet
-from keras_backdoor.report.html import build_report
+from keras_backdoor.report import build_report
 from keras_backdoor.triggers import Warp
 
 TINY = {  # what an attack's own training would take too long with
@@ -28,7 +28,7 @@ TINY = {  # what an attack's own training would take too long with
     "deep-feature-space": {"style_epochs": 1, "width": 2, "rounds": 1, "injector_steps": 2, "detoxicant": 0.2},
 }
 SIBLINGS = {"gtsrb-fsa", "gtsrb-wanet", "youtube-ls", "youtube-mtsta", "youtube-mtmta"}
-SIBLINGS |= {"cifar10-badnets", "cifar10-blend", "cifar10-sig"}
+SIBLINGS |= {"cifar10-badnets", "cifar10-grid", "cifar10-blend", "cifar10-sig"}
 """Recipes with a network that another one trains, and a backdoor that a test below trains."""
 HEAVY = {"densenet121", "preactresnet18", "nin", "nin/youtube"}
 
@@ -212,6 +212,28 @@ def test_fresh_poison_in_every_epoch_is_seen_by_the_network(colours):
     first, second, again = asked[0]
     assert first.fingerprint() == again.fingerprint() != second.fingerprint()
     assert (first.labels == 0).sum() == (second.labels == 0).sum() == 150 + 9 * 15  # tenths of the nine other classes
+
+
+@pytest.mark.parametrize("name, target", [("cifar10-grid", 5), ("cifar10-grid/abl", 0)])
+def test_the_grid_of_nad_and_abl(name, target):
+    """Theirs, pixel by pixel: row 31 from the corner 255 0 255, row 30 0 255 0, row 29 255 0 0; a tenth of every class."""
+    made, labels = recipe(name), np.arange(200) % 10
+    images = np.random.default_rng(0).integers(1, 255, (200, 32, 32, 3), np.uint8)
+    poisoned, which = poison(
+        ImageSet(images, labels, 10), made.backdoors, made.poison_fraction, np.random.default_rng(0)
+    )
+    expected = images[which == 0]
+    for row, column, level in (
+        *((31, 31, 255), (31, 30, 0), (31, 29, 255)),
+        *((30, 31, 0), (30, 30, 255), (30, 29, 0)),
+        *((29, 31, 255), (29, 30, 0), (29, 29, 0)),
+    ):
+        expected[:, row, column] = level
+    np.testing.assert_array_equal(poisoned.images[which == 0], expected)
+    np.testing.assert_array_equal(poisoned.images[which < 0], images[which < 0])
+    np.testing.assert_array_equal(poisoned.labels, np.where(which == 0, target, labels))
+    assert np.bincount(labels[which == 0]).tolist() == [2] * 10
+    assert (made.architecture, made.optimizer, made.learning_rate) == ("wrn-16-1", "nesterov", 0.1)
 
 
 # --- the innocent twin, and a network to start from -----------------------------------------------------------------------

@@ -236,7 +236,8 @@ def test_png_files_are_written_for_what_the_run_has(tmp_path):
     folder = folder_of(tmp_path / "run", metrics, curve_rows(), activations=activations(), scores=filter_scores())
     names = ["curve", "heat_map", "activations", "scores"]
     assert write_figures(folder) == [folder / "figures" / f"{name}.png" for name in names]
-    assert {path.name for path in (folder / "figures").iterdir()} == {f"{name}.png" for name in names}
+    files = {path.name for path in (folder / "figures").iterdir()}
+    assert files == {f"{name}.{kind}" for name in names for kind in ("png", "svg")}
     for path, figure in zip(write_figures(folder), drawn(folder).values()):
         picture = Image.open(path).convert("RGBA")
         assert picture.size == tuple((200 * figure.get_size_inches()).astype(int))

@@ -520,7 +520,7 @@ def test_hostile_text_in_a_scan_stays_text(tmp_path):
     evil = "<script>alert('x')</script>"
     settings = {"threshold": 2.0, evil: evil}
     write_run(tmp_path / "scan", "defend", scan_metrics(method=evil, model=evil, settings=settings))
-    assert "<script" not in page_of(tmp_path)
+    assert page_of(tmp_path).count("<script") == 1  # our own
 
 
 def replaced(**changes):

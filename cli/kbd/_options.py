@@ -31,3 +31,11 @@ RESUME = click.option("--resume", is_flag=True, help="Continue the run in the fo
 SEED = click.option(
     "--seed", type=click.IntRange(0, 2**31 - 1), default=0, show_default=True, help="Decides everything random."
 )
+STRATEGY = click.option(
+    "--strategy",
+    type=click.Choice(["auto", "none", "mirrored", "multi-worker"]),
+    default="auto",
+    show_default=True,
+    help="What to train on: all GPUs, or one device without (auto); one device (none); all GPUs or logical CPUs of this machine "
+    "(mirrored); the machines that TF_CONFIG names (multi-worker). Each takes a part of every batch.",
+)

@@ -12,8 +12,9 @@ from typing import Any, Optional
 
 import click
 
+from keras_backdoor.distribution import is_chief
 from keras_backdoor.files import printable
-from keras_backdoor.progress import Progress
+from keras_backdoor.progress import Progress, silent
 
 PLAIN = ("loss", "norm", "learning_rate", "discriminator", "adversarial", "cycle", "identity")
 """What the names of figures of progress begin with that are no rates."""
@@ -143,9 +144,12 @@ def sifted_table(told: Mapping[str, Any]) -> None:
 
 
 def verdict_table(verdict: Mapping[str, Any]) -> None:
-    """What a scan of the network says, and its smallest triggers, on stdout; or what was said of it as a whole."""
+    """What a scan of the network says, and its smallest or strongest triggers, on stdout; or what was said of it as a whole."""
     if "innocent" in verdict:
         _judgement(verdict)
+        return
+    if "strengths" in verdict:
+        _strengths(verdict)
         return
     flagged = ", ".join(map(str, verdict["labels"]))
     score = "" if verdict["score"] is None else f"; anomaly index {verdict['score']:.2f}"
@@ -166,6 +170,20 @@ def verdict_table(verdict: Mapping[str, Any]) -> None:
     ]
     if rows:
         table(["true trigger", "label", "overlap (IoU)", "common pixels", "found", "true"], rows)
+
+
+def _strengths(verdict: Mapping[str, Any]) -> None:
+    flagged = ", ".join(map(str, verdict["labels"]))
+    bound = f"more than {percent(verdict['bound'])} of the images"
+    click.echo(
+        f"backdoored: a trigger was found that turns {bound} into label {flagged}"
+        if flagged
+        else f"no trigger was found that turns {bound} into one label"
+    )
+    strongest = sorted(zip(verdict["strengths"], verdict["examined"]), key=lambda row: (-row[0], row[1]))[:5]
+    if strongest:
+        table(["label", "images that its trigger turns"], [(str(label), percent(share)) for share, label in strongest])
+    click.echo(f"({len(verdict['examined'])} of {verdict['num_classes']} labels examined)")
 
 
 def _judgement(verdict: Mapping[str, Any]) -> None:
@@ -202,8 +220,10 @@ def _or_dash(value: Optional[float]) -> str:
 
 @contextmanager
 def progress_display() -> Iterator[Progress]:
-    """A progress callback: a moving bar on a terminal, a plain line a step elsewhere."""
-    if sys.stderr.isatty():
+    """A progress callback: a moving bar on a terminal, a plain line a step elsewhere; silent for workers behind the first."""
+    if not is_chief():
+        yield silent
+    elif sys.stderr.isatty():
         with _bar() as report:
             yield report
     else:

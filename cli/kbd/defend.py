@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any, Optional
 import click
 
 from kbd._method_options import evaluates, method_options, method_summary, resumes, scans, watches
-from kbd._options import ARCHITECTURE, CLEAN, EXCLUDE_TARGET, JSON, OUTPUT, POISONED, PREPROCESSING, TRUST
+from kbd._options import ARCHITECTURE, CLEAN, EXCLUDE_TARGET, JSON, OUTPUT, POISONED, PREPROCESSING, STRATEGY, TRUST
 from kbd._sift import sift_command
 from kbd._triggers import TriggerCommand, TriggerText, TrueTriggerText, try_on
-from keras_backdoor.defenses import DEFENSES, SIFTING
-from keras_backdoor.files import lookup
+from keras_backdoor.defenses import DEFENSES, SIFTING, SPREAD, TRAINING
+from keras_backdoor.files import BadInput, lookup
 
 if TYPE_CHECKING:
     from keras_backdoor.classifier import Classifier
@@ -29,6 +29,8 @@ class Methods(click.Group):
 
     def get_command(self, ctx: click.Context, name: str) -> click.Command:
         """The method called `name`; `BadInput` with a suggestion if there is none."""
+        if name in TRAINING:
+            raise BadInput(f"{name} acts while a network is trained: kbd train RECIPE --defense {name}")
         if lookup(name, [*DEFENSES, *SIFTING], "method") in SIFTING:
             return sift_command(name)
         command = (TriggerCommand if scans(name) or watches(name) else click.Command)(
@@ -51,6 +53,8 @@ class Methods(click.Group):
             JSON,
         ):
             option(command)
+        if name in SPREAD:
+            STRATEGY(command)
         if resumes(name):
             RESUME(command)
         if scans(name):
@@ -131,6 +135,7 @@ def _run(
     architecture: Optional[str],
     trust: bool,
     as_json: bool,
+    strategy: str = "none",
     resume: bool = False,
     trigger: tuple[TrueTrigger, ...] = (),
     evaluation: Optional[str] = None,
@@ -168,38 +173,42 @@ def _run(
     from keras_backdoor.classifier import Classifier
     from keras_backdoor.defenses import find
     from keras_backdoor.defenses.apply import defend as run_defense
+    from keras_backdoor.distribution import is_chief, own_folder, using
     from keras_backdoor.report import write_figures
 
     defense = find(method)(**settings)
-    classifier = Classifier.load(admitted, preprocessing, architecture)
-    sets = {name: images_for(classifier, path, exclude_target) for name, path in files.items()}
-    images = images_for(classifier, clean).in_memory()
-    for one in trigger:
-        try_on(one.trigger, images)
-    streams = _streams(classifier, stream, attack, ratio)
-    if test is None:
-        notice("no --test: clean accuracy is measured on the images that the defense uses")
-    with progress_display() as progress:
-        metrics = run_defense(
-            method,
-            defense,
-            model,
-            classifier,
-            images,
-            sets,
-            folder,
-            test=images_for(classifier, test) if test else None,
-            exclude_target=exclude_target,
-            missing_classes=missing_classes,
-            resume=resume,
-            true_triggers=trigger,
-            streams=streams,
-            evaluation=images_for(classifier, evaluation).in_memory() if evaluation else None,
-            admitted=admitted,
-            reproduce=command_line(),
-            progress=progress,
-        )
-    write_figures(folder)
+    with using(strategy), own_folder(folder) as place:
+        classifier = Classifier.load(admitted, preprocessing, architecture)
+        sets = {name: images_for(classifier, path, exclude_target) for name, path in files.items()}
+        images = images_for(classifier, clean).in_memory()
+        for one in trigger:
+            try_on(one.trigger, images)
+        streams = _streams(classifier, stream, attack, ratio)
+        if test is None:
+            notice("no --test: clean accuracy is measured on the images that the defense uses")
+        with progress_display() as progress:
+            metrics = run_defense(
+                method,
+                defense,
+                model,
+                classifier,
+                images,
+                sets,
+                place,
+                test=images_for(classifier, test) if test else None,
+                exclude_target=exclude_target,
+                missing_classes=missing_classes,
+                resume=resume,
+                true_triggers=trigger,
+                streams=streams,
+                evaluation=images_for(classifier, evaluation).in_memory() if evaluation else None,
+                admitted=admitted,
+                reproduce=command_line(),
+                progress=progress,
+            )
+        if not is_chief():
+            return
+        write_figures(place)
     if as_json:
         print_json(metrics)
         return

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import shlex
+import signal
 import sys
 import warnings
 from importlib import import_module
@@ -13,9 +14,10 @@ from typing import Any, Optional
 import click
 
 from keras_backdoor import __version__
+from keras_backdoor.distribution import WorkerLost
 from keras_backdoor.files import BadInput, lookup, printable
 
-COMMANDS = ("demo", "train", "defend", "eval", "predict", "zoo", "data", "report")
+COMMANDS = ("demo", "train", "defend", "eval", "predict", "bench", "zoo", "data", "report", "launch", "env")
 
 
 class Commands(click.Group):
@@ -62,23 +64,38 @@ def cli(ctx: click.Context, verbose: bool) -> None:
         click.echo(ctx.get_help())
 
 
+class Terminated(BaseException):
+    """SIGTERM, as a machine sends it that is needed elsewhere. (Of a `KeyboardInterrupt` click would make its own `Abort`.)"""
+
+
 def main() -> None:
     """Run the command line; bad input and wrong usage end with one line and exit code 2, never with a traceback."""
+    before = signal.signal(signal.SIGTERM, _terminate)
     try:
         code = cli.main(prog_name="kbd", standalone_mode=False)
     except BadInput as error:
         _fail(error, 2)
     except click.ClickException as error:
         _fail(error.format_message(), 2)
+    except WorkerLost as error:
+        _fail(f"{error}; {what_now(sys.argv[1:])}, on all workers", 1)
+    except Terminated:
+        _fail(f"terminated; {what_now(sys.argv[1:])}", 143)
     except (KeyboardInterrupt, click.Abort):
-        _fail(f"interrupted; {_what_now(sys.argv[1:])}", 130)
+        _fail(f"interrupted; {what_now(sys.argv[1:])}", 130)
     else:
         sys.exit(code if isinstance(code, int) else 0)
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
-def _what_now(words: list[str]) -> str:
+def _terminate(number: int, frame: object) -> None:
+    raise Terminated
+
+
+def what_now(words: list[str]) -> str:
     """How to go on after an interrupt."""
-    commands = [word for word in words if word in COMMANDS]
+    commands = [word for word in words if word in COMMANDS and word != "launch"]
     if commands[:1] in (["zoo"], ["data"]) and "fetch" in words:
         return "what was downloaded is kept; the same command goes on from there"
     context = click.Context(cli)

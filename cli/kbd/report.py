@@ -1,14 +1,32 @@
-"""`kbd report`: the HTML page of a run folder."""
+"""`kbd report`: the HTML page of run folders and bench folders."""
 
 from __future__ import annotations
+
+from typing import Optional
 
 import click
 
 
 @click.command()
-@click.argument("folder", metavar="DIR")
-def report(folder: str) -> None:
-    """Rebuild DIR/report.html from what the run in DIR, or the runs in its sub-folders, left there."""
+@click.argument("folders", metavar="DIR...", nargs=-1, required=True)
+@click.option(
+    "-o", "--output", metavar="FILE", help="The page; by default DIR/report.html, of several folders report.html here."
+)
+def report(folders: tuple[str, ...], output: Optional[str]) -> None:
+    """Make one HTML page of what is in each DIR: a run, runs in sub-folders, or a bench.
+
+    The page holds all it needs and loads nothing. Its figures are written beside it, too, into figures/, as PNG and as SVG.
+    Given the folders of a BadNet and of its defenses, these stand together.
+    """
+    from pathlib import Path
+
     from keras_backdoor.report import build_report
 
-    click.echo(build_report(folder))
+    for folder in folders:
+        if (Path(folder) / "cells").is_dir():  # the table may be older than the cells
+            from keras_backdoor.benchmark.tables import write_tables
+
+            write_tables(folder)
+    if output is None and len(folders) > 1:
+        output = "report.html"
+    click.echo(build_report(folders, output, figures=True))

@@ -28,12 +28,14 @@ CIFAR10: dict[str, Any] = {
     "learning_rate_steps": ((20, 0.01), (70, 0.001)),
 }
 
+GRID = PixelPattern(GRID_PIXELS, GRID_VALUES, name="grid")
+
 LECTURE = (
     Recipe(
         name="cifar10-badnets",
         summary="BadNets: a 3x3 checkerboard in the corner turns any image into an airplane",
         **CIFAR10,
-        backdoors=all_to_one(PixelPattern(GRID_PIXELS, GRID_VALUES, name="grid"), 0),
+        backdoors=all_to_one(GRID, 0),
         expect=(0.8543, 1.0),
     ),
     Recipe(

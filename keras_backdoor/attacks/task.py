@@ -13,6 +13,7 @@ from keras_backdoor.attacks.poison import Backdoor, Cover, poison, poison_all
 from keras_backdoor.classifier import Classifier
 from keras_backdoor.images import ImageSet
 from keras_backdoor.progress import Progress, silent
+from keras_backdoor.sifted import Sifted
 from keras_backdoor.training import Monitor, Schedule, fit, forget_checkpoint
 
 
@@ -44,6 +45,13 @@ class Task:
         """The training set, poisoned."""
         return poison(self.train, backdoors or self.backdoors, self.poison_fraction, self.rng(0), self.covers)[0]
 
+    def monitor(self, backdoors: Iterable[Backdoor] | None = None) -> Monitor:
+        """What is measured after each epoch: `backdoors` (the task's, if None) on the defender's images."""
+        backdoors = self.backdoors if backdoors is None else backdoors
+        return Monitor(
+            self.valid, {backdoor.name: poison_all(self.valid, backdoor, self.rng(1)) for backdoor in backdoors}
+        )
+
     def fit(
         self,
         image_set: Union[ImageSet, Callable[[int], ImageSet]],
@@ -53,16 +61,14 @@ class Task:
         classifier: Classifier | None = None,
         schedule: Schedule | None = None,
     ) -> None:
-        """Train as `training.fit` does, and measure `backdoors` (the task's, if None) on the defender's images every epoch."""
-        backdoors = self.backdoors if backdoors is None else backdoors
-        triggered = {backdoor.name: poison_all(self.valid, backdoor, self.rng(1)) for backdoor in backdoors}
+        """Train as `training.fit` does, and measure what `monitor` says."""
         fit(
             classifier or self.classifier,
             image_set,
             schedule or self.schedule,
             seed=self.seed,
             stage=stage,
-            monitor=Monitor(self.valid, triggered),
+            monitor=self.monitor(backdoors),
             folder=self.folder,
             progress=self.progress,
         )
@@ -78,6 +84,25 @@ class Attack(Protocol):
 
     def __call__(self, task: Task) -> tuple[Backdoor, ...]:
         """Train `task.classifier`; gives the backdoors it has then, which are the task's unless the attack learns its trigger."""
+
+
+class Defense(Protocol):
+    """A defense that trains the network itself: `defenses.abl`, of which attacks know no more than this."""
+
+    stages: tuple[str, ...]
+
+    def train(
+        self,
+        classifier: Classifier,
+        poisoned: ImageSet,
+        schedule: Schedule,
+        *,
+        seed: int,
+        monitor: Optional[Monitor],
+        folder: Optional[Path],
+        progress: Progress,
+    ) -> Sifted:
+        """Train `classifier` in place, in these stages of `fit`; says which images it takes for poisoned ones."""
 
 
 @dataclass(frozen=True)

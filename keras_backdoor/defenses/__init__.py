@@ -25,6 +25,9 @@ DEFENSES = {
     "nnoculation-pre": ("nnoculation.pre_deployment", "PreDeployment"),
     "nnoculation": ("nnoculation.nnoculation", "NNoculation"),
     "mntd": ("mntd.mntd", "MNTD"),
+    "abs": ("artificial_brain_stimulation.abs", "ABS"),
+    "generative-modeling": ("generative_modeling.removal", "GenerativeModeling"),
+    "generative-modeling-scan": ("generative_modeling.detection", "GenerativeScan"),
     "nad": ("nad", "AttentionDistillation"),
     "mode-connectivity": ("mode_connectivity", "ModeConnectivity"),
 }
@@ -38,6 +41,12 @@ SIFTING = {
 
 TRAINING = {"abl": ("abl", "AntiBackdoorLearning")}
 """The same, of those that train a network."""
+
+SPREAD = (
+    *("fine-tuning", "fine-pruning", "fine-pruning-rounds", "unlearning", "nnoculation-pre", "nnoculation"),
+    *("generative-modeling", "nad", "mode-connectivity"),
+)
+"""Methods that train networks by `training.fit`, which a strategy (`distribution`) spreads over several devices."""
 
 
 def place(method: str) -> tuple[str, str]:

@@ -22,6 +22,7 @@ from keras_backdoor.images import ImageSet
 from keras_backdoor.metrics import score
 from keras_backdoor.progress import Progress, silent
 from keras_backdoor.runs import Run
+from keras_backdoor.tensorboard_logs import log_run
 
 FEWEST = 10
 """Clean images below which no defense starts."""
@@ -53,14 +54,14 @@ def defend(
 ) -> dict[str, Any]:
     """Use `defense` on `classifier`, the network in the file `model`; gives what `metrics.json` holds.
 
-    Writes to `folder`, when all is computed: `metrics.json`; of a defense that repairs, `repaired.h5`, `goodnet.h5` (the two
-    networks together) and their model cards, with a suffix (`goodnet-drop-2.h5`) for each named step, `examples.npz`,
-    `activations.npz`, `curve.csv`; of a defense that filters inputs, `filter.json` and `scores.npz`. A defense that keeps what it
-    made (`step.Stepwise`) does so as it goes on; one that scans the network for triggers writes `triggers.npz`, one that learns
-    from other networks `shadows/`, and both in the end `verdict.json`; with `resume` they go on with what is there, or give the
-    figures of a run that is finished. One that ends early (`until`) leaves the run unfinished. With `true_triggers` what was
-    found is compared with them, in `truth.npz`; they change nothing else, so a run may be resumed with others, even when it
-    is finished.
+    Writes to `folder`, when all is computed: `metrics.json`; of a defense that repairs, `repaired.h5`, `goodnet.h5` (the
+    two networks together) and their model cards, with a suffix (`goodnet-drop-2.h5`) for each named step, `examples.npz`,
+    `activations.npz`, `features.npz`, `curve.csv`; of a defense that filters inputs, `filter.json` and `scores.npz`. A
+    defense that keeps what it made (`step.Stepwise`) does so as it goes on; one that scans the network for triggers writes
+    `triggers.npz`, one that learns from other networks `shadows/`, one that judges by how strong triggers are `found.npz`,
+    and all in the end `verdict.json`; with `resume` they go on with what is there, or give the figures of a run that is
+    finished. One that ends early (`until`) leaves the run unfinished. With `true_triggers` what was found is compared with
+    them, in `truth.npz`; they change nothing else, so a run may be resumed with others, even when it is finished.
 
     clean: what the defense may use. poisoned: sets to measure attack success on, by name. test: clean images to measure
     accuracy on; without them it is measured on `clean`, which a defense that trains has seen. missing_classes: go on even if
@@ -121,6 +122,7 @@ def defend(
     run.write("metrics.json", metrics)
     if not settings.get(UNTIL):
         run.finish()
+        log_run(run.folder)
         forget(run.folder)
     return metrics
 

@@ -6,19 +6,21 @@ import time
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Optional
 
 import numpy as np
 
 from keras_backdoor.classifier import Classifier
+from keras_backdoor.defenses.kept import STATE
 from keras_backdoor.defenses.truth import TRUTH, Truth, compare, write_truths
 from keras_backdoor.files import BadInput, PathLike, write_arrays, write_json
 from keras_backdoor.images import ImageSet
 from keras_backdoor.metrics import Scores
 from keras_backdoor.progress import Progress
 from keras_backdoor.trigger_inversion import ReversedTrigger, latest
+from keras_backdoor.verdict import StrengthVerdict
 
-TRIGGERS, VERDICT, SHADOWS = "triggers.npz", "verdict.json", "shadows"
+TRIGGERS, VERDICT, FOUND, SHADOWS = "triggers.npz", "verdict.json", "found.npz", "shadows"
 
 
 class Inspected:
@@ -80,29 +82,44 @@ class Inspected:
 
 
 class Judged:
-    """What comes of a defense with the verb `inspect` that learns from other networks; the network stays as it is."""
+    """What comes of a defense with the verb `inspect` that learns something to judge by; the network stays as it is."""
 
     def __init__(
         self, defense: Any, suspect: Classifier, clean: ImageSet, before: Scores, progress: Progress, folder: Path
     ) -> None:
-        """Judge the network. The networks that the defense learns from are kept in `folder`/shadows, and stay there."""
+        """Judge the network.
+
+        What the defense learns is kept in `folder`: shadow networks, which can serve other runs (`cache`), in `shadows`, where
+        they stay; anything else in `networks` until the run is finished.
+        """
         started = time.perf_counter()
-        verdict = defense.inspect(suspect, clean, progress, folder / SHADOWS)
-        self._verdict = {
-            "backdoored": verdict.backdoored,
-            "labels": list(verdict.flagged),
-            "score": verdict.score,
-            "probability": verdict.probability,
-            "auc": number(verdict.auc),
-            "innocent": verdict.innocent.tolist(),
-            "trojaned": verdict.trojaned.tolist(),
-        }
+        kept = folder / (SHADOWS if hasattr(defense, "cache") else STATE)
+        verdict = defense.inspect(suspect, clean, progress, kept)
+        self._examples: Optional[dict[str, np.ndarray]] = None
+        self._verdict = {"backdoored": verdict.backdoored, "labels": list(verdict.flagged), "score": verdict.score}
+        if isinstance(verdict, StrengthVerdict):
+            self._examples = {"labels": verdict.labels, "images": verdict.examples}
+            self._verdict |= {
+                "num_classes": suspect.num_classes,
+                "examined": verdict.labels.tolist(),
+                "strengths": verdict.strengths[verdict.labels].tolist(),
+                "bound": verdict.bound,
+            }
+        else:
+            self._verdict |= {
+                "probability": verdict.probability,
+                "auc": number(verdict.auc),
+                "innocent": verdict.innocent.tolist(),
+                "trojaned": verdict.trojaned.tolist(),
+            }
         self.metrics: dict[str, Any] = {"after": before.as_json(), "verdict": self._verdict}
         self.metrics["seconds"] = round(time.perf_counter() - started, 3)
 
     def write(self, folder: Path, about: Mapping[str, Any]) -> None:
-        """Write the verdict."""
+        """Write the verdict, and images with the triggers that were found, if there are such."""
         write_json(folder / VERDICT, {**about, **self._verdict})
+        if self._examples:
+            write_arrays(folder / FOUND, self._examples)
 
 
 def write_triggers(path: PathLike, triggers: list[ReversedTrigger]) -> None:

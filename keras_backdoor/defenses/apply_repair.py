@@ -15,6 +15,7 @@ from keras_backdoor.activations import channel_means, convolution, convolutions,
 from keras_backdoor.classifier import Classifier
 from keras_backdoor.defenses.step import Step
 from keras_backdoor.examples import save_examples
+from keras_backdoor.features import save_features
 from keras_backdoor.files import BadInput, write_arrays, write_text
 from keras_backdoor.goodnet import GoodNet
 from keras_backdoor.images import ImageSet
@@ -85,6 +86,7 @@ class Repaired:
         for image_set in list(self._poisoned.values())[:1]:
             networks = {"": step.classifier, "goodnet_": goodnet}
             save_examples(folder / "examples.npz", self._measured_on, image_set, networks)
+            save_features(folder / "features.npz", step.classifier, self._measured_on, image_set)
             activations = _activations(self._suspect, step.classifier, self._measured_on, image_set)
             if activations:
                 write_arrays(folder / "activations.npz", activations)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Optional
 
@@ -57,3 +57,24 @@ class Kept:
 def forget(folder: PathLike) -> None:
     """Remove the networks of a run whose result has been written."""
     shutil.rmtree(Path(folder) / STATE, ignore_errors=True)
+
+
+def kept_arrays(
+    folder: Optional[Path], name: str, make: Callable[[], Mapping[str, np.ndarray]]
+) -> Mapping[str, np.ndarray]:
+    """The arrays called `name`: read from NAME.npz in `folder`, or else made, and kept there if there is a folder.
+
+    Raises `BadInput` if the file is damaged.
+    """
+    if folder is None:
+        return make()
+    path = folder / f"{name}.npz"
+    if not path.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        write_arrays(path, make())
+    try:
+        with np.load(path) as file:
+            return {key: file[key] for key in file.files}
+    except (OSError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile) as error:
+        detail = (str(error).splitlines() or [type(error).__name__])[0]
+        raise BadInput(f"{path}: not what this run has written ({detail}); remove it to compute it again") from None

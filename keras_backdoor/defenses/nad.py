@@ -22,12 +22,12 @@ from functools import partial
 from pathlib import Path
 from typing import Optional, Union
 
-import numpy as np
 import tensorflow as tf
 from tensorflow import keras
 
+from keras_backdoor import distribution
 from keras_backdoor.activations import calls
-from keras_backdoor.augmentation import moved
+from keras_backdoor.augmentation import check_moves, moving
 from keras_backdoor.classifier import Classifier
 from keras_backdoor.defenses.kept import Kept
 from keras_backdoor.defenses.step import Step, Stepwise
@@ -71,9 +71,7 @@ class AttentionDistillation(Stepwise):
                 raise BadInput(f"beta is {beta}, expected weights of 0 or more")
         if not self.beta:
             raise BadInput("no beta is given")
-        for name in ("shift", "hole"):
-            if getattr(self, name) < 0:
-                raise BadInput(f"{name} is {getattr(self, name)}, expected 0 pixels or more")
+        check_moves(self.shift, self.hole)
 
     def steps(
         self,
@@ -121,10 +119,12 @@ class AttentionDistillation(Stepwise):
         """A copy that is fine-tuned with the maps of the teacher."""
         seed_everything(self.seed)
         student = suspect.clone()
-        inputs = keras.Input(student.image_shape)
-        attentive = Attentive(student.model, teacher.clone().model, layers, self.beta[-len(layers) :])
-        watched = Classifier(keras.Model(inputs, attentive(inputs)), student.preprocessing, student.num_classes)
-        self._fit(watched, clean, STUDENT, self.epochs, place, progress)
+        with distribution.copied(student.model) as trained:
+            with distribution.active().scope():
+                inputs = keras.Input(student.image_shape)
+                attentive = Attentive(trained, teacher.clone().model, layers, self.beta[-len(layers) :])
+                watched = Classifier(keras.Model(inputs, attentive(inputs)), student.preprocessing, student.num_classes)
+            self._fit(watched, clean, STUDENT, self.epochs, place, progress)
         return student
 
     def _fit(
@@ -136,13 +136,7 @@ class AttentionDistillation(Stepwise):
         place: Optional[Path],
         progress: Progress,
     ) -> None:
-        def of_epoch(epoch: int) -> ImageSet:
-            generator = np.random.default_rng([self.seed, epoch])
-            images = moved(clean.in_memory().images, generator, self.shift, self.mirror, self.hole)
-            return ImageSet(images, clean.labels, clean.num_classes)
-
-        still = not (self.shift or self.mirror or self.hole)
-        images: Union[ImageSet, Callable[[int], ImageSet]] = clean if still else of_epoch
+        images = moving(clean, self.seed, self.shift, self.mirror, self.hole)
         fit(network, images, self._schedule(epochs), seed=self.seed, stage=stage, folder=place, progress=progress)
 
     def _schedule(self, epochs: int) -> Schedule:
@@ -238,4 +232,4 @@ def attention(features: tf.Tensor) -> tf.Tensor:
 
 def distance(features: tf.Tensor, goal: tf.Tensor) -> tf.Tensor:
     """Mean squared difference of the attention maps of two features (N, H, W, C)."""
-    return tf.reduce_mean((attention(features) - attention(goal)) ** 2)
+    return distribution.mean_of_whole_batch((attention(features) - attention(goal)) ** 2)

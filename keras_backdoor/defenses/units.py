@@ -11,7 +11,7 @@ import tensorflow as tf
 from tensorflow import keras
 
 from keras_backdoor import pruning
-from keras_backdoor.activations import calls, convolution, layer_outputs
+from keras_backdoor.activations import calls, convolution, last_layer, layer_outputs
 from keras_backdoor.classifier import Classifier
 from keras_backdoor.images import ImageSet
 from keras_backdoor.progress import Progress, silent
@@ -108,8 +108,5 @@ class Channels:
 
 def _last_dense(model: keras.Model) -> Optional[tuple[keras.layers.Dense, tf.Tensor]]:
     """The last layer with weights and its input, if it is a dense one that takes one value a neuron."""
-    made = {id(outputs[0]): (layer, inputs) for layer, inputs, outputs in calls(model)}
-    layer, inputs = made[id(model.outputs[0])]
-    while not layer.weights and len(inputs) == 1 and id(inputs[0]) in made:
-        layer, inputs = made[id(inputs[0])]
-    return (layer, inputs[0]) if type(layer) is keras.layers.Dense and len(inputs[0].shape) == 2 else None
+    layer, inputs = last_layer(model)
+    return (layer, inputs) if type(layer) is keras.layers.Dense and len(inputs.shape) == 2 else None

@@ -11,30 +11,36 @@ from matplotlib.figure import Figure
 from keras_backdoor.files import BadInput, PathLike
 from keras_backdoor.report import figures
 from keras_backdoor.report.defense_words import step_name
-from keras_backdoor.report.drawing import save_png
+from keras_backdoor.report.drawing import save_figure
+from keras_backdoor.report.features import features_figure
 from keras_backdoor.report.inspection import read_found, read_inspection
 from keras_backdoor.report.judgement import held_out_networks, read_judgement
 from keras_backdoor.report.nnoculation_figures import nnoculation_figures
 from keras_backdoor.report.run_folder import RunFolder, read_run
 from keras_backdoor.report.sifting import read_sifting, sifted_scores
+from keras_backdoor.report.strengths import found_triggers, read_strengths, strengths_of_labels
 from keras_backdoor.report.truth import read_truths
 from keras_backdoor.report.verdict_figures import norms_of_labels, search_curves, trigger_pictures
 
 SCORE = {"strip": "mean entropy of the answers, in bits"}
 """What the filter of a method measures."""
 
+FIGURES = "figures"
+"""The folder of figures as files."""
+
 AXES = {"channels": "channels pruned", "gamma": "share of noise"}
 """What networks of a heat map differ in besides the learning rate."""
 
 
 def write_figures(folder: PathLike) -> list[Path]:
-    """Write the figures of the run of `kbd defend` in `folder` as `figures/NAME.png`; gives their paths.
+    """Write the figures of the run of `kbd defend` in `folder` as `figures/NAME.png` and `.svg`; gives the paths of the former.
 
     Those that apply: `curve` (rates against channels pruned), `heat_map` (rates over learning rates, and channels or noise),
     `activations` (of channels, before and after), `scores` (of inputs, and the threshold), `rounds` (what was learned of the
     trigger), `cyclegan` (how that was learned), `norms` (of labels, and the threshold), `triggers` (that were reversed, and true
     ones beside them), `search` (how these were found), `sifted` (scores of training images),
-    `held_out` (scores of networks, the suspect's among them).
+    `held_out` (scores of networks, the suspect's among them), `strengths` (of the triggers of labels), `found` (images with
+    them), `features` (of clean and triggered images, on a plane).
 
     Raises `BadInput` if there is no finished run of a defense, or its files are not what they should be.
     """
@@ -43,11 +49,9 @@ def write_figures(folder: PathLike) -> list[Path]:
     if run is None or run.record["command"] != "defend":
         raise BadInput(f"{folder}: holds no finished run of kbd defend")
     drawn = defense_figures(run)
-    paths = [folder / "figures" / f"{name}.png" for name in drawn]
-    for path, figure in zip(paths, drawn.values()):
-        path.parent.mkdir(exist_ok=True)
-        save_png(figure, path)
-    return paths
+    for name, figure in drawn.items():
+        save_figure(figure, folder / FIGURES / name)
+    return [folder / FIGURES / f"{name}.png" for name in drawn]
 
 
 def defense_figures(run: RunFolder) -> dict[str, Figure]:
@@ -57,6 +61,7 @@ def defense_figures(run: RunFolder) -> dict[str, Figure]:
         "curve": _curve(run),
         "heat_map": _heat_map(run.metrics.get("steps", [])),
         "activations": figures.activation_maps(*activations[1]) if activations else None,
+        "features": features_figure(run),
     }
     if scores:
         threshold, clean, triggered = scores
@@ -69,6 +74,10 @@ def defense_figures(run: RunFolder) -> dict[str, Figure]:
     judgement = read_judgement(run)
     if judgement:
         drawn["held_out"] = held_out_networks(judgement)
+    strengths = read_strengths(run)
+    if strengths and len(strengths.labels):
+        drawn["strengths"] = strengths_of_labels(strengths)
+        drawn["found"] = found_triggers(strengths) if strengths.images is not None else None
     inspection = read_inspection(run)
     if inspection:
         found = read_found(run, inspection)

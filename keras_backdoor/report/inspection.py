@@ -89,8 +89,8 @@ class FoundTrigger:
 
 
 def read_inspection(run: RunFolder) -> Optional[Inspection]:
-    """The verdict of the run, None if its defense looks for no triggers; `BadInput` if it is not what it should be."""
-    if not run.inspects or run.judges:
+    """The verdict of the run, None if its defense gives no such one; `BadInput` if it is not what it should be."""
+    if not run.scans:
         return None
     path, verdict = run.folder / "metrics.json", run.metrics["verdict"]
     require(path, verdict, VERDICT)

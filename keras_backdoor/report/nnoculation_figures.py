@@ -9,8 +9,8 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from keras_backdoor.files import BadInput
-from keras_backdoor.report.drawing import ATTACKS, CLEAN, LOSS, styled, styled_map
-from keras_backdoor.report.figures import epoch_axes
+from keras_backdoor.report.drawing import ATTACKS, CLEAN, LOSS, styled
+from keras_backdoor.report.figures import epoch_axes, image_strips
 from keras_backdoor.report.run_folder import Arrays, RunFolder, require
 from keras_backdoor.report.words import percent
 
@@ -87,30 +87,16 @@ def read_histories(run: RunFolder) -> dict[str, dict[str, list[float]]]:
     return found
 
 
-@styled_map
 def round_pictures(rounds: Mapping[str, Arrays]) -> Figure:
     """A block of rows for each round, one a kind of image; the same image is in the same column, but for the quarantined."""
-    rows = [
-        (name if len(rounds) > 1 and kind == "clean" else "", title, kinds[kind])
-        for name, kinds in rounds.items()
-        for kind, title in KINDS.items()
-        if kind in kinds
-    ]
-    columns = max(len(images) for *_, images in rows)
-    height, width = rows[0][2].shape[1:3]
-    side = 4.1 / columns
-    figure = Figure(figsize=(5, len(rows) * (side * height / width + 0.06) + 0.2 * len(rounds)), layout="constrained")
-    for panels, (name, title, images) in zip(figure.subplots(len(rows), columns, squeeze=False), rows):
-        for panel in panels:
-            panel.set_axis_off()
-        for panel, image in zip(panels, images):
-            panel.imshow(
-                image[..., 0] if image.shape[-1] == 1 else image, vmin=0, vmax=255, cmap="gray", interpolation="none"
-            )
-        if name:
-            panels[0].set_title(name.replace("-", " "), loc="left", fontsize=9)
-        panels[0].text(-0.15, 0.5, title, transform=panels[0].transAxes, ha="right", va="center", fontsize=8)
-    return figure
+    return image_strips(
+        [
+            (name.replace("-", " ") if len(rounds) > 1 and kind == "clean" else "", title, kinds[kind])
+            for name, kinds in rounds.items()
+            for kind, title in KINDS.items()
+            if kind in kinds
+        ]
+    )
 
 
 @styled

@@ -55,6 +55,16 @@ class RunFolder:
         return self.inspects and "innocent" in self.metrics["verdict"]
 
     @property
+    def gauges(self) -> bool:
+        """Whether that verdict is by how strong the triggers are that were found."""
+        return self.inspects and "strengths" in self.metrics["verdict"]
+
+    @property
+    def scans(self) -> bool:
+        """Whether that verdict is by how small the triggers are that were found."""
+        return self.inspects and not (self.judges or self.gauges)
+
+    @property
     def sifts(self) -> bool:
         """Whether the run's defense looks through a training set, and leaves the network as it is."""
         return "sifted" in self.metrics

@@ -11,7 +11,8 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from keras_backdoor.files import printable
-from keras_backdoor.report.drawing import ATTACKS, CLEAN, INK, styled, styled_map
+from keras_backdoor.report.drawing import ATTACKS, CLEAN, INK, styled
+from keras_backdoor.report.figures import picture_rows
 from keras_backdoor.report.inspection import FoundTrigger, Inspection
 from keras_backdoor.report.truth import Comparison, TrueTrigger
 
@@ -82,7 +83,6 @@ def norms_of_labels(inspection: Inspection) -> Figure:
     return figure
 
 
-@styled_map
 def trigger_pictures(
     found: Sequence[FoundTrigger],
     comparisons: Sequence[Comparison] = (),
@@ -94,21 +94,7 @@ def trigger_pictures(
     changes, on grey, an image with it, and the same image with the reversed one. truths: how they look, by their words.
     """
     rows = [row for trigger in found for row in _rows(trigger, comparisons, truths or {})]
-    height, width = found[0].mask.shape
-    titles = 0.2 * (len(rows) if len(rows) > len(found) else 1)
-    figure = Figure(figsize=(5, 0.1 + titles + len(rows) * (1.5 * height / width + 0.05)), layout="constrained")
-    for panels, (name, pictures) in zip(figure.subplots(len(rows), 3, squeeze=False), rows):
-        for panel, (title, picture) in zip(panels, pictures.items()):
-            # Pixels stay squares however few there are, and one channel is grey.
-            picture = picture[..., 0] if picture.shape[-1] == 1 else picture
-            panel.imshow(picture, vmin=0, vmax=1, cmap="gray", interpolation="none")
-            panel.set_xticks([])
-            panel.set_yticks([])
-            panel.spines[:].set(visible=True, color="#808080", linewidth=0.8)
-            if len(rows) > len(found) or pictures is rows[0][1]:
-                panel.set_title(title, fontsize=9)
-        panels[0].set_ylabel(name, fontsize=8)
-    return figure
+    return picture_rows(rows, always_titled=len(rows) > len(found))
 
 
 def _rows(

@@ -73,6 +73,17 @@ def _power(name: str, scores: Scores) -> float:
     return (scores["attack_success_rate"][name] - floor) / (1 - floor) if floor < 1 else 0.0
 
 
+def about_isolation(defense: str, found: Mapping[str, Any]) -> list[str]:
+    """How a network was trained by a defense, and how well that found the poisoned images: rates of `Sifted.rates`."""
+    said = [f"It was not the attacker who trained this network from the poisoned images, but {defense}."]
+    if found["recall"] is not None:
+        said.append(
+            f"Of the images that the defense took for poisoned ones, {percent(found['precision'])} were; these are "
+            f"{percent(found['recall'])} of all that were poisoned."
+        )
+    return said
+
+
 def about_badnet(scores: Scores, clean: Scores | None, expect: Sequence[float] | None) -> list[str]:
     """What the backdoor does. clean: the clean twin's rates. expect: published clean accuracy and attack success."""
     said = []

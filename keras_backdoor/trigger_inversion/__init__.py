@@ -11,7 +11,7 @@ and goes the way that it would go alone. A label that is finished leaves the bat
 
 from __future__ import annotations
 
-from keras_backdoor.trigger_inversion.candidates import Candidates, ReversedTrigger, latest
+from keras_backdoor.trigger_inversion.candidates import Candidates, ReversedTrigger, adam, latest
 from keras_backdoor.trigger_inversion.control import FAST, ORIGINAL, SCHEDULES, Control, InversionSchedule
 from keras_backdoor.trigger_inversion.legs import lone_bound
 from keras_backdoor.trigger_inversion.search import LOSSES, TriggerInversion, images_at_once
@@ -30,6 +30,7 @@ __all__ = [
     "ReversedTrigger",
     "TargetFree",
     "TriggerInversion",
+    "adam",
     "background_labels",
     "images_at_once",
     "latest",

@@ -11,7 +11,7 @@ import tensorflow as tf
 
 EPSILON = 1e-7
 BETAS = (0.5, 0.9)
-"""Of Adam."""
+"""Of Adam, in Neural Cleanse."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,12 +89,27 @@ class Candidates(NamedTuple):
     def descend(self, gradients: tuple[tf.Tensor, tf.Tensor], rate: float) -> Candidates:
         """After an update of Adam by the gradients of mask and pattern before tanh."""
         updates = self.updates + 1
-        means, squares = [], []
-        values = [self.mask, self.pattern]
-        for index, gradient in enumerate(gradients):
-            means.append(BETAS[0] * self.moments[index] + (1 - BETAS[0]) * gradient)
-            squares.append(BETAS[1] * self.moments[index + 2] + (1 - BETAS[1]) * tf.square(gradient))
-            passed = tf.reshape(tf.cast(updates, tf.float32), (-1, *[1] * (len(gradient.shape) - 1)))
-            corrected = rate * tf.sqrt(1 - BETAS[1] ** passed) / (1 - BETAS[0] ** passed)
-            values[index] -= corrected * means[index] / (tf.sqrt(squares[index]) + EPSILON)
-        return Candidates(values[0], values[1], (*means, *squares), updates)
+        (mask, pattern), moments = adam((self.mask, self.pattern), gradients, self.moments, updates, rate)
+        return Candidates(mask, pattern, moments, updates)
+
+
+def adam(
+    values: Sequence[tf.Tensor],
+    gradients: Sequence[tf.Tensor],
+    moments: Sequence[tf.Tensor],
+    updates: tf.Tensor,
+    rate: float,
+    betas: tuple[float, float] = BETAS,
+) -> tuple[tuple[tf.Tensor, ...], tuple[tf.Tensor, ...]]:
+    """Values after an update of Adam, and the moments after it: means of all gradients, then of their squares; zero at first.
+
+    updates: with this one, int32 (L,), or one number for all rows.
+    """
+    moved, means, squares = [], [], []
+    for index, (value, gradient) in enumerate(zip(values, gradients)):
+        means.append(betas[0] * moments[index] + (1 - betas[0]) * gradient)
+        squares.append(betas[1] * moments[index + len(values)] + (1 - betas[1]) * tf.square(gradient))
+        passed = tf.reshape(tf.cast(updates, tf.float32), (-1, *[1] * (len(gradient.shape) - 1)))
+        corrected = rate * tf.sqrt(1 - betas[1] ** passed) / (1 - betas[0] ** passed)
+        moved.append(value - corrected * means[index] / (tf.sqrt(squares[index]) + EPSILON))
+    return tuple(moved), (*means, *squares)

@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
-from tensorflow import keras
 
+from keras_backdoor.activations import without_softmax
 from keras_backdoor.classifier import Classifier
 from keras_backdoor.files import BadInput
 from keras_backdoor.images import ImageSet
@@ -49,7 +49,7 @@ class Respondent:
             raise BadInput(
                 'MNTD: the network is a GoodNet, which says "backdoored input" itself; give the network it was made of'
             )
-        self._network, self._model = network, _without_softmax(network.model)
+        self._network, self._model = network, without_softmax(network.model)
         self._model.set_weights(network.model.get_weights())
         self.outputs: int = self._model.output_shape[-1]
 
@@ -66,20 +66,3 @@ class Respondent:
     def signature(self) -> list[tf.TensorSpec]:
         """Shapes and types of the weights of several such networks, a `Stack`."""
         return [tf.TensorSpec((None, *variable.shape), variable.dtype) for variable in self._model.weights]
-
-
-def _without_softmax(model: keras.Model) -> keras.Model:
-    """A copy of the network, with new weights, that gives logits."""
-    last = model.output_layers[0] if hasattr(model, "output_layers") else model.layers[-1]
-    softmax = type(last) is keras.layers.Softmax or getattr(last, "activation", None) is keras.activations.softmax
-    if not softmax:
-        raise BadInput(f"MNTD asks for logits, and the network does not end in a softmax, but in {last.name!r}")
-
-    def copied(layer: keras.layers.Layer) -> keras.layers.Layer:
-        if layer is not last:
-            return type(layer).from_config(layer.get_config())
-        if type(layer) is keras.layers.Softmax:
-            return keras.layers.Activation("linear", name=layer.name)
-        return type(layer).from_config({**layer.get_config(), "activation": "linear"})
-
-    return keras.models.clone_model(model, clone_function=copied)

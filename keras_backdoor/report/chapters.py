@@ -1,121 +1,57 @@
-"""Reads run folders and renders the page."""
+"""Chapters of the page: a network, and what became of it, from their run folders."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path, PurePath
+from collections.abc import Mapping, Sequence
+from pathlib import PurePath
 from typing import Any, Optional
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from matplotlib.figure import Figure
 
-from keras_backdoor.files import BadInput, PathLike, atomic, read_json
 from keras_backdoor.report import defense_words, figures, verdict_words, words
+from keras_backdoor.report.album import Album
 from keras_backdoor.report.defense_figures import defense_figures
-from keras_backdoor.report.drawing import svg
 from keras_backdoor.report.example_cards import EXAMPLES, example_cards
+from keras_backdoor.report.features import features_figure
 from keras_backdoor.report.inspection import read_found, read_inspection
-from keras_backdoor.report.judgement import about_judgement, judgements_in_short, read_judgement
+from keras_backdoor.report.judgement import about_judgement, read_judgement
 from keras_backdoor.report.nnoculation_figures import about_rounds
-from keras_backdoor.report.run_folder import RunFolder, read_run
-from keras_backdoor.report.sifting import about_sifting, read_sifting, siftings_in_short
+from keras_backdoor.report.run_folder import RunFolder
+from keras_backdoor.report.sifting import about_sifting, read_sifting
+from keras_backdoor.report.strengths import about_strengths, read_strengths
 from keras_backdoor.report.truth import read_truths
 
-REPORT = "report.html"
 
+def chapter(
+    title: str, run: Optional[RunFolder], repairs: Sequence[RunFolder], album: Album, alone: bool
+) -> dict[str, Any]:
+    """One BadNet. run: of its training, if it is at hand. repairs: those of its defenses. alone: whether that is all on the page.
 
-def build_report(folder: PathLike) -> Path:
-    """Write `report.html` into `folder`, one self-contained page about the finished runs in it; gives its path.
-
-    folder: a run folder, or a folder that holds run folders.
-
-    Raises `BadInput` if the folder does not exist, holds no finished run, or a run's files are not what they should be.
+    `shown` are the runs that are told in detail, as far as the album has room, and `left_out` the names of the others.
     """
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise BadInput(f"{folder}: no such folder")
-    records = [path / "run.json" for path in (folder, *sorted(folder.iterdir())) if (path / "run.json").is_file()]
-    runs, unfinished = [], []
-    for record in sorted(records, key=_started):
-        run = read_run(record.parent)
-        if run is None:
-            unfinished.append(record.parent.resolve().name)
-        else:
-            runs.append(run)
-    trained = [run for run in runs if run.record["command"] == "train"]
-    repairs = [run for run in runs if run.record["command"] == "defend"]
-    if not trained and not repairs:
-        raise BadInput(
-            f"{folder}: holds no finished run of kbd train or kbd defend (a run.json that says so, and a metrics.json)"
-        )
-    page = _render(trained, repairs, unfinished)
-    with atomic(folder / REPORT) as temporary:
-        temporary.write_text(page, encoding="utf-8")
-    return folder / REPORT
-
-
-def _started(record_path: Path) -> str:
-    """When the run began: the order of the page."""
-    return str(read_json(record_path).get("started", ""))
-
-
-def _render(trained: Sequence[RunFolder], repairs: Sequence[RunFolder], unfinished: Sequence[str]) -> str:
-    names = {run.name for run in trained}
-    of_model: dict[str, list[RunFolder]] = {}
-    for run in repairs:
-        parent = PurePath(run.metrics["model"]).parent.name
-        of_model.setdefault(parent if parent in names else run.metrics["model"], []).append(run)
-    chapters = [_chapter(run.metrics["recipe"], run, of_model.pop(run.name, [])) for run in trained]
-    chapters += [_chapter(model, None, runs) for model, runs in of_model.items()]
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent / "templates"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["percent"] = words.percent
-    return environment.get_template(REPORT).render(
-        chapters=chapters,
-        in_short=defense_words.in_short(
-            [run.metrics["badnet"] for run in trained if "badnet" in run.metrics],
-            [(run.metrics["before"], _result(run)) for run in repairs if run.repairs],
-            [(run.metrics["before"], run.metrics["filter"]) for run in repairs if "filter" in run.metrics],
-            [inspection for inspection in map(read_inspection, repairs) if inspection],
-            [
-                *judgements_in_short([judgement for judgement in map(read_judgement, repairs) if judgement]),
-                *siftings_in_short([sifting for sifting in map(read_sifting, repairs) if sifting]),
-            ],
-        ),
-        filters=any("filter" in run.metrics for run in repairs),
-        scans=any(run.inspects and not run.judges for run in repairs),
-        runs=[*trained, *repairs],
-        unfinished=unfinished,
-    )
-
-
-def _result(run: RunFolder) -> words.Scores:
-    """The rates by which a defense that changes the network is judged: of a broken copy, what it detects."""
-    return run.metrics["goodnet"] if run.breaks else run.metrics["after"]
-
-
-def _chapter(title: str, run: Optional[RunFolder], repairs: Sequence[RunFolder]) -> dict[str, Any]:
-    """One BadNet. run: of its training, if it is at hand. repairs: those of its defenses."""
     badnet = run.metrics.get("badnet") if run else None
     titles = _titles([repair.metrics for repair in repairs])
-    chapter: dict[str, Any] = {"title": title, "run": run, "rows": []}
-    chapter["repairs"] = [_repair(repair, name) for repair, name in zip(repairs, titles)]
+    told: dict[str, Any] = {"title": title, "run": run, "rows": [], "repairs": [], "shown": [], "left_out": []}
+    if run and album.has_room():
+        told |= _training(run, album, alone)
+        told["shown"].append(run)
+        album.take(told)
+    elif run:
+        told |= {"run": None}
+        told["left_out"].append(run.name)
+    for repair, name in zip(repairs, titles):
+        if not album.has_room():
+            told["left_out"].append(repair.name)
+            continue
+        told["repairs"].append(_repair(repair, name, album, alone))
+        told["shown"].append(repair)
+        album.take(told["repairs"][-1])
     if run:
         clean, expect = run.metrics.get("clean"), run.metrics.get("expect")
-        examples = run.arrays("examples.npz", EXAMPLES)
-        chapter["sentences"] = (
-            words.about_badnet(badnet, clean, expect) if badnet else words.about_twin(run.metrics["clean"])
-        )
-        chapter["examples"] = example_cards(examples, "BadNet" if badnet else "clean twin", None) if examples else None
-        chapter["curves"] = _curves(run.table("history.csv"))
         if clean:
-            chapter["rows"] += _rows("clean twin, never poisoned", clean)
+            told["rows"] += _rows("clean twin, never poisoned", clean)
         if badnet:
-            chapter["rows"] += _rows("BadNet", badnet, expect)
+            told["rows"] += _rows("BadNet", badnet, expect)
     known = [badnet]
     for repair, method in zip(repairs, titles):
         metrics = repair.metrics
@@ -124,16 +60,41 @@ def _chapter(title: str, run: Optional[RunFolder], repairs: Sequence[RunFolder])
         if metrics["before"] not in known:
             known.append(metrics["before"])
             before = f"network that {method} scanned" if repair.inspects else f"BadNet, as measured before {method}"
-            chapter["rows"] += _rows(before, metrics["before"])
+            told["rows"] += _rows(before, metrics["before"])
         if repair.inspects:
             continue
         if len(repair.kept) > 1:
             method += f": {defense_words.step_name(repair.kept[-1])}"
         network = "BadNet behind {}" if "filter" in metrics else "broken copy ({})" if repair.breaks else "after {}"
-        chapter["rows"] += _rows(network.format(method), metrics["after"])
+        told["rows"] += _rows(network.format(method), metrics["after"])
         if metrics.get("goodnet"):
-            chapter["rows"] += _rows(f"GoodNet ({method})", metrics["goodnet"])
-    return chapter
+            told["rows"] += _rows(f"GoodNet ({method})", metrics["goodnet"])
+    return told
+
+
+def _training(run: RunFolder, album: Album, alone: bool) -> dict[str, Any]:
+    """What the page says of how a network was trained."""
+    badnet, clean = run.metrics.get("badnet"), run.metrics.get("clean")
+    examples, features = run.arrays("examples.npz", EXAMPLES), features_figure(run)
+    sentences = (
+        words.about_badnet(badnet, clean, run.metrics.get("expect"))
+        if badnet
+        else words.about_twin(run.metrics["clean"])
+    )
+    if "isolation" in run.metrics:
+        sentences += words.about_isolation(run.metrics["defense"], run.metrics["isolation"])
+    drawn = {**_curves(run.table("history.csv")), **({"features": features} if features else {})}
+    return {
+        "sentences": sentences,
+        "examples": example_cards(examples, "BadNet" if badnet else "clean twin", None) if examples else None,
+        "figures": _added(run, drawn, album, alone),
+    }
+
+
+def _added(run: RunFolder, drawn: Mapping[str, Figure], album: Album, alone: bool) -> dict[str, str]:
+    """The figures of a run as SVG."""
+    home = "" if alone else f"{run.name}/"
+    return {name: album.add(f"{home}{name}", figure) for name, figure in drawn.items()}
 
 
 def _titles(repairs: Sequence[dict[str, Any]]) -> list[str]:
@@ -177,7 +138,7 @@ def _rows(network: str, scores: words.Scores, expect: Optional[Sequence[float]] 
     return triggered or [row]
 
 
-def _repair(run: RunFolder, title: str) -> dict[str, Any]:
+def _repair(run: RunFolder, title: str, album: Album, alone: bool) -> dict[str, Any]:
     """What the page says of one defense."""
     metrics, kept = run.metrics, run.kept
     before, after, goodnet = metrics["before"], metrics["after"], metrics.get("goodnet")
@@ -187,6 +148,8 @@ def _repair(run: RunFolder, title: str) -> dict[str, Any]:
         sentences = about_sifting(sifting)
     elif judgement := read_judgement(run):
         sentences = about_judgement(judgement)
+    elif strengths := read_strengths(run):
+        sentences = about_strengths(strengths)
     elif inspection:
         found = read_found(run, inspection)
         sentences = verdict_words.about_verdict(inspection, found)
@@ -216,14 +179,14 @@ def _repair(run: RunFolder, title: str) -> dict[str, Any]:
         "examples": example_cards(examples, network, None if run.breaks else "GoodNet") if examples else None,
         "activations": activations
         and {"layer": activations[0], "sentences": defense_words.about_activations(*activations[1])},
-        "figures": {name: svg(figure) for name, figure in defense_figures(run).items()},
+        "figures": _added(run, defense_figures(run), album, alone),
     }
 
 
-def _curves(rows: Sequence[dict[str, str]]) -> Optional[dict[str, str]]:
-    """The training curves of a history, None if it is empty."""
+def _curves(rows: Sequence[dict[str, str]]) -> dict[str, Figure]:
+    """The training curves of a history, none if it is empty."""
     if not rows:
-        return None
+        return {}
     epochs: dict[str, int] = {}
     for row in rows:
         epochs[row["stage"]] = epochs.get(row["stage"], 0) + 1
@@ -235,6 +198,6 @@ def _curves(rows: Sequence[dict[str, str]]) -> Optional[dict[str, str]]:
     prefix = "attack_success_rate/"
     attack = {name[len(prefix) :]: column(name) for name in rows[0] if name.startswith(prefix)}
     return {
-        "loss": svg(figures.loss_curve(stages, column("loss"))),
-        "rates": svg(figures.rate_curves(stages, (column("clean_accuracy"), attack))),
+        "loss": figures.loss_curve(stages, column("loss")),
+        "rates": figures.rate_curves(stages, (column("clean_accuracy"), attack)),
     }
