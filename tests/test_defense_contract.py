@@ -121,7 +121,7 @@ CONTRACTS = {
         slow=ALL,
     ),
     "abs": Contract(
-        {"images": 24, "candidates": 12, "filters": False},
+        {"filters": False},
         brief={"images": 6, "candidates": 2, "updates": 4, "filters": False},
         slow=(ACTS, PEACE),
     ),
