@@ -248,11 +248,12 @@ def test_the_command_takes_several_folders(tmp_path, monkeypatch):
     for name in ("patch", "cut"):
         write_run(tmp_path / name, "train", train_metrics(), history=history())
     monkeypatch.chdir(tmp_path)
-    assert CliRunner().invoke(report, ["patch"]).output == "patch/report.html\n"
+    assert CliRunner().invoke(report, ["patch", "--figures"]).output == "patch/report.html\n"
     assert sorted(path.name for path in (tmp_path / "patch/figures").glob("*.svg")) == ["loss.svg", "rates.svg"]
     assert CliRunner().invoke(report, ["patch", "cut"]).output == "report.html\n"
+    assert not (tmp_path / "figures").exists()
+    assert CliRunner().invoke(report, ["patch", "cut", "--figures", "-o", "page.html"]).output == "page.html\n"
     assert (tmp_path / "figures" / "cut" / "loss.png").exists()
-    assert CliRunner().invoke(report, ["patch", "-o", "page.html"]).output == "page.html\n"
 
 
 def test_the_command_makes_the_table_of_a_bench_anew(tmp_path, monkeypatch):

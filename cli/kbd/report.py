@@ -12,11 +12,13 @@ import click
 @click.option(
     "-o", "--output", metavar="FILE", help="The page; by default DIR/report.html, of several folders report.html here."
 )
-def report(folders: tuple[str, ...], output: Optional[str]) -> None:
+@click.option(
+    "--figures", is_flag=True, help="Write the page's figures beside it, too, into figures/, as PNG and as SVG."
+)
+def report(folders: tuple[str, ...], output: Optional[str], figures: bool) -> None:
     """Make one HTML page of what is in each DIR: a run, runs in sub-folders, or a bench.
 
-    The page holds all it needs and loads nothing. Its figures are written beside it, too, into figures/, as PNG and as SVG.
-    Given the folders of a BadNet and of its defenses, these stand together.
+    The page holds all it needs and loads nothing. Given the folders of a BadNet and of its defenses, these stand together.
     """
     from pathlib import Path
 
@@ -29,4 +31,4 @@ def report(folders: tuple[str, ...], output: Optional[str]) -> None:
             write_tables(folder)
     if output is None and len(folders) > 1:
         output = "report.html"
-    click.echo(build_report(folders, output, figures=True))
+    click.echo(build_report(folders, output, figures))
