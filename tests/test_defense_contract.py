@@ -128,9 +128,9 @@ CONTRACTS = {
     "generative-modeling": Contract(
         {**PATCHES, "stamped": 0.1, "learning_rate": 1e-2, "batch_size": 32},
         brief={**DRAWN, **SHORT, "target": 0},
-        slow=(ACTS, PEACE),
+        slow=ALL,
     ),
-    "generative-modeling-scan": Contract(PATCHES, brief=DRAWN, slow=(ACTS, PEACE)),
+    "generative-modeling-scan": Contract(PATCHES, brief=DRAWN, slow=ALL),
     "activation-clustering": Contract(left=0.1, brief={"components": 2}, without=AT_ONCE),
     "spectral-signatures": Contract(
         {"expected": 0.25},
