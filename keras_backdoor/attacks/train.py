@@ -86,18 +86,7 @@ def train(
     sizes = {"input_shape": splits.train.image_shape, "num_classes": splits.train.num_classes}
     scaling = Preprocessing.named(recipe.preprocessing, splits.train.sample())
     classifier = Classifier(models_zoo.build(recipe.architecture, **sizes), scaling, splits.train.num_classes)
-    task = Task(
-        classifier,
-        splits.train,
-        splits.valid,
-        recipe.backdoors,
-        recipe.poison_fraction,
-        schedule,
-        seed,
-        recipe.covers,
-        run.folder,
-        progress,
-    )
+    task = task_of(recipe, splits, classifier, schedule, seed, run.folder, progress)
     if part_of_user := getattr(method, "part_of_user", None):  # who takes the network over for classes of his own
         splits = replace(splits, valid=part_of_user(splits.valid), test=part_of_user(splits.test))
     about = {"recipe": recipe.name, "summary": recipe.summary, "data": splits.source, "seed": seed}
@@ -144,6 +133,30 @@ def train(
     run.finish()
     log_run(run.folder)
     return run.read("metrics.json")
+
+
+def task_of(
+    recipe: Recipe,
+    splits: Splits,
+    classifier: Classifier,
+    schedule: Schedule,
+    seed: int,
+    folder: Optional[Path] = None,
+    progress: Progress = silent,
+) -> Task:
+    """The recipe's task on these images; `splits` and `recipe` as `train` uses them."""
+    return Task(
+        classifier,
+        splits.train,
+        splits.valid,
+        recipe.backdoors,
+        recipe.poison_fraction,
+        schedule,
+        seed,
+        recipe.covers,
+        folder,
+        progress,
+    )
 
 
 def _check(recipe: Recipe, splits: Splits) -> None:

@@ -12,8 +12,7 @@ from typing import Any, Optional
 import numpy as np
 
 from keras_backdoor import datasets
-from keras_backdoor.attacks.task import Task
-from keras_backdoor.attacks.train import train
+from keras_backdoor.attacks.train import task_of, train
 from keras_backdoor.benchmark.cells import NONE, OWN, Cell
 from keras_backdoor.benchmark.child import serve
 from keras_backdoor.benchmark.figures import figures_of
@@ -133,17 +132,7 @@ def _sift(cell: Cell, network: Path, folder: Path) -> dict[str, Any]:
                 f"{training.recipe}: has no one poisoned training set that {cell.defense} could look through"
             )
         schedule = Schedule(recipe.optimizer, recipe.learning_rate, recipe.batch_size, 1)
-        task = Task(
-            classifier,
-            splits.train,
-            splits.valid,
-            recipe.backdoors,
-            recipe.poison_fraction,
-            schedule,
-            training.seed,
-            recipe.covers,
-        )
-        seen = task.poisoned()
+        seen = task_of(recipe, splits, classifier, schedule, training.seed).poisoned()
     return sift(cell.defense, _defense(cell), model, classifier, seen, folder, reproduce=_reproduce(cell))
 
 
