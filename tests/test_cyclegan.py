@@ -4,6 +4,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import tensorflow as tf
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 from tensorflow import keras
 
@@ -372,6 +374,41 @@ def test_a_training_that_was_broken_off_ends_with_the_same_bits(tmp_path):
         settings.fit(a, b[::-1], folder)
 
 
+@pytest.mark.parametrize(
+    "shares, ends",
+    [
+        ([0.81, 0.79, 0.82, 0.81], 4),  # two in a row above 0.8
+        ([0.5, 0.6, 0.6, 0.59, 0.6], 5),  # 0.6 at the second look, three looks later no more than that
+        ([0.5, 0.6, 0.6, 0.601, 0.6, 0.2, 0.601], 7),
+        ([0.9, 0.7, 0.5, 0.3], 4),  # the first was the greatest
+        ([0.04, 0.03, 0.02, 0.01, 0.05, 0.1, 0.09, 0.08, 0.1], 9),  # nothing is learned before a tenth
+        ([0.81, 0.8, 0.85, 0.8, 0.86, 0.8], None),  # never two in a row, and each third look is the greatest so far
+    ],
+)
+def test_ends_when_it_is_good_enough_or_becomes_no_better(shares, ends):
+    settings = replace(TINY, enough=0.8, patience=3)
+    found = [number for number in range(len(shares) + 1) if settings.learned(shares[:number])]
+    assert found[:1] == ([] if ends is None else [ends])
+
+
+FRACTIONS = st.integers(0, 20).map(lambda number: number / 20)
+
+
+@given(st.lists(FRACTIONS, max_size=30), st.integers(1, 6), FRACTIONS)
+def test_patience_ends_a_training_earlier_or_not_at_all_and_never_while_it_becomes_better(shares, patience, enough):
+    def end(settings):
+        return next((n for n in range(len(shares) + 1) if settings.learned(shares[:n])), len(shares) + 1)
+
+    without = replace(TINY, enough=enough, patience=0)
+    looks = end(replace(without, patience=patience))
+    assert min(2, len(shares) + 1) <= looks <= end(without)
+    if looks < end(without):  # it had to wait
+        assert looks > patience and max(shares[:looks]) >= 0.1
+        assert max(shares[looks - patience : looks]) <= max(shares[: looks - patience])
+        assert end(replace(without, patience=patience + 1)) > looks
+    assert not replace(without, enough=1.0).learned(shares)
+
+
 def untrained(monkeypatch):
     monkeypatch.setattr(CycleGAN, "_train", lambda self, networks, domains, epoch: {})
 
@@ -399,6 +436,35 @@ def test_ends_when_two_looks_in_a_row_find_enough(monkeypatch, tmp_path):
     shares[:], epochs[:] = [0.6], []
     settings.fit(a, b, tmp_path, lambda stage, done, *_: epochs.append(done), share)
     assert epochs == [6]
+
+
+def test_a_training_that_was_broken_off_remembers_all_looks(monkeypatch, tmp_path):
+    """0.3 at the first look is the greatest; the fourth is the third after it, in whatever call of `fit` they come."""
+    untrained(monkeypatch)
+    settings, epochs = replace(TINY, epochs=40, look=2, patience=3), []
+
+    def looks(*shares):
+        left = list(shares)
+
+        def share(images):
+            if not left:
+                raise KeyboardInterrupt
+            return left.pop(0)
+
+        settings.fit(GOOD, GOOD, tmp_path, lambda stage, done, *_: epochs.append(done), share)
+
+    with pytest.raises(KeyboardInterrupt):
+        looks(0.3, 0.2)
+    history = tmp_path / "history.csv"
+    whole = history.read_text()
+    history.write_text(whole.replace("0.3", "much"))
+    with pytest.raises(BadInput, match=r"history\.csv: damaged"):
+        looks(0.3, 0.1)
+    history.write_text(f"{whole}cyclegan,5,0.0002,0.9\n")  # a kill has left this of an epoch that does not count
+    looks(0.3, 0.1, 0.9)
+    assert epochs == list(range(1, 9))
+    with open(history, newline="") as file:
+        assert [row["share"] for row in csv.DictReader(file)] == ["", "0.3", "", "0.2", "", "0.3", "", "0.1"]
 
 
 # --- what cannot be used ----------------------------------------------------------------------------------------------
@@ -433,6 +499,7 @@ def test_bad_images_are_refused(a, b, message, tmp_path):
         *({"cycle": value} for value in (-1, float("nan"))),
         *({name: value} for name in ("decay", "enough") for value in (-0.1, 1.1, float("nan"))),
         {"identity": -1},
+        {"patience": -1},
         {"seed": -1},
     ],
 )

@@ -41,7 +41,7 @@ from keras_backdoor.triggers import Square
 SQUARE = Square(2, margin=1)
 PRE = {"learning_rate": 3e-3, "batch_size": 64, "alpha": (1.0,), "gamma": (0.6,), "epochs": 3}
 TINY = {"gan_width": 4, "gan_blocks": 1, "gan_discriminator_width": 4, "gan_batch": 8, "gan_epochs": 2}
-SMALL = {**PRE, **TINY, "quarantined": 20, "gallery": 24, "treatment_epochs": 2}
+SMALL = {**PRE, **TINY, "quarantined": 20, "gallery": 24, "treatment_epochs": 2, "max_drop": 0.5}
 THROUGH = NNoculation(**SMALL)
 
 
@@ -206,7 +206,7 @@ def test_the_stages_in_order_with_what_they_made(badnet, clean, stream, whole):
     assert [step.name for step in (cell, pre, last)] == [None, "pre", ""]
     assert pre.classifier is cell.classifier and pre.against is None
     stages = list(dict.fromkeys(report[0] for report in reports))
-    assert stages == ["alpha 1", "quarantine", "cyclegan", "round-1-suspect", "round-1-patched"]
+    assert stages == ["alpha 1", "quarantine", "cyclegan", "round-1-suspect-0.003", "round-1-patched-0.003"]
     with Quarantine(folder / "quarantine.sqlite", (14, 14, 1)) as quarantine:
         held = quarantine.held(1)
     disagreed = badnet.predict(stream.images.batches()) != pre.classifier.predict(stream.images.batches())
@@ -221,6 +221,7 @@ def test_the_stages_in_order_with_what_they_made(badnet, clean, stream, whole):
         np.testing.assert_array_equal(pictures["triggered"], SQUARE(pictures["clean"], np.random.default_rng(0)))
         assert not np.array_equal(pictures["generated"], pictures["clean"])
     assert done["trigger_error"] > 0
+    assert done["treatment_rate"] == 3e-3
     _, exam = THROUGH.split(badnet, clean)
     assert done["held_out_accuracy"] == (last.classifier.predict(exam.batches()) == exam.labels).mean()
     assert done["held_out_drop"] == (badnet.predict(exam.batches()) == exam.labels).mean() - done["held_out_accuracy"]
@@ -251,8 +252,8 @@ def test_a_run_that_was_stopped_in_every_stage_ends_with_the_same_networks(
         "alpha 1": {"alpha-1-gamma-0.6"},
         "quarantine": {"watched"},
         "cyclegan": {"cyclegan 0"},
-        "round-1-suspect": {"cyclegan 1", "round-1-suspect"},
-        "round-1-patched": {"round-1-suspect", "round-1-patched"},
+        "round-1-suspect-0.003": {"cyclegan 1", "round-1-suspect-0.003"},
+        "round-1-patched-0.003": {"round-1-suspect-0.003", "round-1-patched-0.003"},
     }
     for stage, expected in starts.items():
 
@@ -268,7 +269,7 @@ def test_a_run_that_was_stopped_in_every_stage_ends_with_the_same_networks(
         )
     computed.clear()
     resumed = run(THROUGH, badnet, clean, stream, tmp_path)
-    assert computed == ["round-1-patched"]
+    assert computed == ["round-1-patched-0.003"]
     for step, other in zip(resumed, whole[0]):
         assert weights(step.classifier) == weights(other.classifier)
         told = [{k: v for k, v in s.done.items() if not k.startswith("seconds")} for s in (step, other)]
@@ -315,6 +316,30 @@ def test_a_stream_that_ends_early_is_enough_if_it_left_ten_images(badnet, clean,
     *_, pre, last = run(defense, badnet, clean, stream, patched)
     assert 10 <= last.done["quarantined"] < 400 and last.done["seen"] == 500
     assert weights(last.classifier) != weights(pre.classifier)
+
+
+def test_a_rate_of_treatment_that_spoils_the_networks_is_given_up_for_the_next(
+    badnet, clean, stream, patched, tmp_path
+):
+    other = tmp_path / "other"
+    shutil.copytree(patched / STATE, other / STATE)
+    settings = {**SMALL, "reverse": "averaging"}
+    *_, last = run(NNoculation(**settings, treatment_alpha=(1000.0, 1.0)), badnet, clean, stream, patched)
+    *_, only = run(NNoculation(**settings, treatment_alpha=(1.0,)), badnet, clean, stream, other)
+    assert weights(last.classifier) == weights(only.classifier) and weights(last.against) == weights(only.against)
+    assert last.done["treatment_rate"] == only.done["treatment_rate"] == 3e-3
+    assert last.done["held_out_drop"] <= 0.5
+    for name in ("suspect", "patched"):
+        tried = json.loads((patched / "round-1" / f"round-1-{name}.json").read_text())["accuracy"]
+        assert list(tried) == ["3", "0.003"] and tried["3"] < tried["0.003"] - 0.1
+    assert not (patched / "round-1" / "checkpoints").exists()
+
+
+def test_without_the_early_stop_nothing_ends_a_training():
+    shares = [*[0.9] * 10, 1.0, 1.0, *[0.2] * 30]
+    assert NNoculation()._cyclegan().learned(shares)
+    assert NNoculation(flips=0.9, gan_patience=4)._cyclegan().learned([0.3, *[0.2] * 4])
+    assert not any(NNoculation(early_stop=False)._cyclegan().learned(shares[:n]) for n in range(len(shares) + 1))
 
 
 # ---- runs ----------------------------------------------------------------------------------------------------------------
@@ -453,7 +478,9 @@ def test_options_are_inherited_from_classes_of_the_package(tmp_path, monkeypatch
         ({"gan_width": 0}, "CycleGAN: width"),
         ({"flips": 1.5}, "CycleGAN: enough"),
         ({"treatment_epochs": 0}, "epochs"),
-        ({"treatment_alpha": -1.0}, "learning rate"),
+        ({"treatment_alpha": (1.0, -1.0)}, "learning rate"),
+        ({"treatment_alpha": ()}, "no learning rate"),
+        ({"gan_patience": -1}, "CycleGAN: patience"),
         ({"alpha": ()}, "no alpha"),
     ],
 )
@@ -517,7 +544,7 @@ def test_killed_in_each_stage_the_command_goes_on_to_the_same_networks(files, tm
         assert process.returncode == 0, said
 
     finish(tmp_path / "whole")
-    for stage in ("alpha 1", "quarantine 256", "cyclegan 1", "round-1-suspect 1", "round-1-patched 1"):
+    for stage in ("alpha 1", "quarantine 256", "cyclegan 1", "round-1-suspect-0.003 1", "round-1-patched-0.003 1"):
         more = ["--resume"] if (tmp_path / "killed").exists() else []
         with start(tmp_path / "killed", *more) as process:
             for line in process.stderr:

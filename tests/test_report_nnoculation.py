@@ -29,6 +29,8 @@ ROUND = {
     "clean_caught": 0.042,
     "gan_epochs": 10,
     "flip_share": 0.94,
+    "trigger_error": 4.9,
+    "treatment_rate": 3e-4,
     "held_out_accuracy": 0.98,
     "held_out_drop": 0.0,
     "seconds_quarantine": 1.0,
@@ -108,7 +110,8 @@ def test_the_page_tells_of_the_rounds(run):
         "Round 1: of 1,926 images of the stream, 200 were quarantined (91.00 % of those with the trigger, 4.20 %"
         in text
     )
-    assert "94.00 % of clean images flip the network, after 10 epochs. Round 2:" in text
+    assert "94.00 % of clean images flip the network, after 10 epochs. The patched network was treated at" in text
+    assert "at a learning rate of 0.0003. Round 2:" in text
     assert "Learning rates and noise" in text
     assert "Learning rates and channels" not in text
 

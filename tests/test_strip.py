@@ -187,9 +187,9 @@ def test_the_budget_decides_how_many_images_go_through_at_once(network, make_set
     fitted = Strip(memory=1, overlays=2000).fit_filter(network, make_set(20))
     sizes = []
 
-    def counting(images, below, above):
-        sizes.append(len(above))
-        return fitted.entropies(images, below, above)
+    def counting(pairs, images):
+        sizes.append(len(pairs[0]))
+        return fitted.entropies(pairs, images)
 
     replace(fitted, entropies=counting).scores(make_set(3, seed=1))
     assert sizes == [1260, 1260, 1260, 1260, 960]
@@ -206,9 +206,9 @@ def test_backgrounds_are_as_many_as_asked_for(network, make_set):
 def counted(fitted, counts):
     """The same filter; it adds to `counts` how many images went through the network."""
 
-    def entropies(images, below, above):
-        counts.append(len(above))
-        return fitted.entropies(images, below, above)
+    def entropies(pairs, images):
+        counts.append(len(pairs[0]))
+        return fitted.entropies(pairs, images)
 
     return replace(fitted, entropies=entropies)
 
@@ -236,7 +236,7 @@ def test_an_input_is_decided_where_the_looks_say_so(network, make_set):
     expected, passes, ends = [], [], []
     for image in inputs.images:
         overlays = fitted._draw(image)
-        bits = fitted.entropies(image[None], np.zeros(50, np.int32), overlays).numpy().astype(float)
+        bits = fitted.entropies((np.zeros(50, np.int32), overlays), image[None]).numpy().astype(float)
         for count, most in fitted.looks:
             total = bits[:count].sum()
             if total > 50 * fitted.threshold or total <= most:

@@ -17,7 +17,8 @@ from keras_backdoor.classifier import Classifier
 from keras_backdoor.images import ImageSet
 from keras_backdoor.preprocessing import Preprocessing
 from keras_backdoor.training import Schedule, fit, seed_everything
-from keras_backdoor.trigger_inversion.target_free import Leg, TargetFree, background_labels, soft_target
+from keras_backdoor.trigger_inversion.descent import soft_target
+from keras_backdoor.trigger_inversion.target_free import Leg, TargetFree, background_labels
 from keras_backdoor.triggers.patch import Square
 
 # --- what is aimed at -----------------------------------------------------------------------------------------------------

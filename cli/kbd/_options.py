@@ -36,6 +36,6 @@ STRATEGY = click.option(
     type=click.Choice(["auto", "none", "mirrored", "multi-worker"]),
     default="auto",
     show_default=True,
-    help="What to train on: all GPUs, or one device without (auto); one device (none); all GPUs or logical CPUs of this machine "
-    "(mirrored); the machines that TF_CONFIG names (multi-worker). Each takes a part of every batch.",
+    help="What computes: all GPUs, or one device without (auto); one device (none); all GPUs or logical CPUs of this machine "
+    "(mirrored); the machines that TF_CONFIG names (multi-worker). Each takes a part of every batch, or of a scan's labels.",
 )

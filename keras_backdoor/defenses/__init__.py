@@ -45,8 +45,9 @@ TRAINING = {"abl": ("abl", "AntiBackdoorLearning")}
 SPREAD = (
     *("fine-tuning", "fine-pruning", "fine-pruning-rounds", "unlearning", "nnoculation-pre", "nnoculation"),
     *("generative-modeling", "nad", "mode-connectivity"),
+    *("strip", "neural-cleanse", "neuron-pruning", "activation-filter"),
 )
-"""Methods that train networks by `training.fit`, which a strategy (`distribution`) spreads over several devices."""
+"""Methods that a strategy (`distribution`) spreads over several devices: they train networks, reverse triggers, or are STRIP."""
 
 
 def place(method: str) -> tuple[str, str]:

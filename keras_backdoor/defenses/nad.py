@@ -25,7 +25,7 @@ from typing import Optional, Union
 import tensorflow as tf
 from tensorflow import keras
 
-from keras_backdoor import distribution
+from keras_backdoor import distribution, replicas
 from keras_backdoor.activations import calls
 from keras_backdoor.augmentation import check_moves, moving
 from keras_backdoor.classifier import Classifier
@@ -119,7 +119,7 @@ class AttentionDistillation(Stepwise):
         """A copy that is fine-tuned with the maps of the teacher."""
         seed_everything(self.seed)
         student = suspect.clone()
-        with distribution.copied(student.model) as trained:
+        with replicas.copied(student.model) as trained:
             with distribution.active().scope():
                 inputs = keras.Input(student.image_shape)
                 attentive = Attentive(trained, teacher.clone().model, layers, self.beta[-len(layers) :])
@@ -232,4 +232,4 @@ def attention(features: tf.Tensor) -> tf.Tensor:
 
 def distance(features: tf.Tensor, goal: tf.Tensor) -> tf.Tensor:
     """Mean squared difference of the attention maps of two features (N, H, W, C)."""
-    return distribution.mean_of_whole_batch((attention(features) - attention(goal)) ** 2)
+    return replicas.mean_of_whole_batch((attention(features) - attention(goal)) ** 2)

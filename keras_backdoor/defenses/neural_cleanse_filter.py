@@ -37,6 +37,7 @@ class NeuralCleanseFilter:
     target: Optional[int] = None  # the papers' oracle: the label whose trigger is reversed; by default those flagged
     threshold: float = 2.0  # anomaly index above which a label is flagged (the paper: 2)
     schedule: str = "fast"  # of the reversal: fast or original (the released code's constants)
+    labels: str = "auto"  # that Neural Cleanse examines: all, scan, search, or auto: all up to 100, else scan
     seed: int = 0  # decides where the reversal starts
 
     def __post_init__(self) -> None:
@@ -87,7 +88,9 @@ class NeuralCleanseFilter:
         return Watched(trigger.label, neurons, float(means[neurons].mean()), gap)
 
     def _cleanse(self) -> NeuralCleanse:
-        return NeuralCleanse(self.schedule, threshold=self.threshold, target=self.target, seed=self.seed)
+        return NeuralCleanse(
+            self.schedule, threshold=self.threshold, labels=self.labels, target=self.target, seed=self.seed
+        )
 
 
 @dataclass(frozen=True, eq=False)

@@ -43,6 +43,7 @@ class NeuronPruning(TriggerRepair):
     target: Optional[int] = None  # the papers' oracle: the label whose trigger is reversed; by default those flagged
     threshold: float = 2.0  # anomaly index above which a label is flagged (the paper: 2)
     schedule: str = "fast"  # of the reversal: fast or original (the released code's constants)
+    labels: str = "auto"  # that Neural Cleanse examines: all, scan, search, or auto: all up to 100, else scan
     seed: int = 0  # decides where the reversal starts
 
     def __post_init__(self) -> None:
@@ -117,7 +118,9 @@ class NeuronPruning(TriggerRepair):
         return int(low.argmax())
 
     def _cleanse(self) -> NeuralCleanse:
-        return NeuralCleanse(self.schedule, threshold=self.threshold, target=self.target, seed=self.seed)
+        return NeuralCleanse(
+            self.schedule, threshold=self.threshold, labels=self.labels, target=self.target, seed=self.seed
+        )
 
 
 def _stamped(clean: ImageSet, trigger: ReversedTrigger) -> tuple[ImageSet, ImageSet]:

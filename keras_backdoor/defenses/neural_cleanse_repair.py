@@ -100,6 +100,7 @@ class Unlearning(TriggerRepair):
     target: Optional[int] = None  # the papers' oracle: the label whose trigger is reversed; by default those flagged
     threshold: float = 2.0  # anomaly index above which a label is flagged (the paper: 2)
     schedule: str = "fast"  # of the reversal: fast or original (the released code's constants)
+    labels: str = "auto"  # that Neural Cleanse examines: all, scan, search, or auto: all up to 100, else scan
     seed: int = 0  # decides which images are used and stamped, their order, and where the reversal starts
 
     def __post_init__(self) -> None:
@@ -171,4 +172,6 @@ class Unlearning(TriggerRepair):
         return Schedule(self.optimizer, self.learning_rate, self.batch_size, self.epochs)
 
     def _cleanse(self) -> NeuralCleanse:
-        return NeuralCleanse(self.schedule, threshold=self.threshold, target=self.target, seed=self.seed)
+        return NeuralCleanse(
+            self.schedule, threshold=self.threshold, labels=self.labels, target=self.target, seed=self.seed
+        )

@@ -20,6 +20,7 @@ from typing import Callable
 import numpy as np
 import tensorflow as tf
 
+from keras_backdoor import distribution, replicas
 from keras_backdoor.classifier import Classifier
 from keras_backdoor.detection import normal_threshold, quantile_threshold
 from keras_backdoor.files import BadInput, lookup
@@ -124,7 +125,7 @@ class StripFilter:
     settings: Strip
     classifier: Classifier
     places: Mapping[int, int]
-    entropies: Callable[[np.ndarray, np.ndarray, np.ndarray], tf.Tensor]
+    entropies: Callable[[tuple[np.ndarray, np.ndarray], np.ndarray], tf.Tensor]
     threshold: float
     clean_entropies: np.ndarray
 
@@ -207,34 +208,34 @@ class StripFilter:
         with computed_in(self.settings.precision):
             for start in range(0, drawn.size, self._size):
                 part = slice(start, start + self._size)
-                entropies[part] = self.entropies(batch, images[part], overlays[part])
+                entropies[part] = self.entropies((images[part], overlays[part]), batch)
         return entropies.reshape(drawn.shape)
 
     @cached_property
     def _size(self) -> int:
-        """How many images go through the network at once: what goes into and comes out of its widest layer fits the budget."""
+        """How many images go through the network at once: what passes its widest layer fits the budget of each device."""
         widest = max(
             sum(int(np.prod(tensor.shape[1:])) for tensor in tf.nest.flatten([node.keras_inputs, node.outputs]))
             for layer in self.classifier.model.layers
             for node in layer.inbound_nodes
         )
-        return max(1, (self.settings.memory << 20) // (4 * widest))
+        return max(1, (self.settings.memory << 20) // (4 * widest)) * distribution.active().replicas
 
 
 def _entropies(
     classifier: Classifier, pool: np.ndarray, blending: Callable[[tf.Tensor], tf.Tensor]
-) -> Callable[[np.ndarray, np.ndarray, np.ndarray], tf.Tensor]:
-    """One graph from uint8 images (B, H, W, C), and places in B and in the pool, both int32 (P,), to bits, float32 (P,)."""
-    overlays = tf.constant(pool)
+) -> Callable[[tuple[np.ndarray, np.ndarray], np.ndarray], tf.Tensor]:
+    """One graph from places in B and in the pool, both int32 (P,), and uint8 images (B, H, W, C), to bits, float32 (P,)."""
+    overlays, model = tf.constant(pool), replicas.replicated(classifier.model)
     places = tf.TensorSpec((None,), tf.int32)
 
-    @tf.function(input_signature=[tf.TensorSpec((None, *classifier.image_shape), tf.uint8), places, places])
-    def entropies(images: tf.Tensor, below: tf.Tensor, above: tf.Tensor) -> tf.Tensor:
+    def entropies(pairs: tuple[tf.Tensor, tf.Tensor], images: tf.Tensor) -> tf.Tensor:
+        below, above = pairs
         total = tf.cast(tf.gather(images, below), tf.float32) + tf.cast(tf.gather(overlays, above), tf.float32)
-        answers = classifier.model(classifier.scale(blending(total)), training=False)
+        answers = model(classifier.scale(blending(total)), training=False)
         return -tf.reduce_sum(tf.math.xlogy(answers, answers), -1) / np.log(2)
 
-    return entropies
+    return replicas.by_rows(entropies, [(places, places), tf.TensorSpec((None, *classifier.image_shape), tf.uint8)])
 
 
 def _fingerprint(image: np.ndarray) -> int:

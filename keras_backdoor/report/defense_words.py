@@ -107,7 +107,7 @@ def about_broken(before: Scores, after: Scores) -> list[str]:
 
 
 MEASURED = (
-    *("held_out_accuracy", "held_out_drop", "flip_share", "gan_epochs"),
+    *("held_out_accuracy", "held_out_drop", "flip_share", "gan_epochs", "trigger_error", "treatment_rate"),
     *("seen", "quarantined", "duplicates", "dropped", "poisoned_caught", "clean_caught"),
 )
 """What a step tells of what came of it, besides its rates and seconds; the rest of it is what was done."""

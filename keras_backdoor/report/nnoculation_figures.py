@@ -139,5 +139,7 @@ def about_rounds(steps: Sequence[Mapping[str, Any]]) -> list[str]:
             text += f". With what was learned from them, {percent(step['flip_share'])} of clean images flip the network"
             if "gan_epochs" in step:
                 text += f", after {step['gan_epochs']:,} epochs"
+        if "treatment_rate" in step:
+            text += f". The patched network was treated at a learning rate of {step['treatment_rate']:g}"
         said.append(f"{text}.")
     return said

@@ -14,13 +14,32 @@ BETAS = (0.5, 0.9)
 """Of Adam, in Neural Cleanse."""
 
 
-@dataclass(frozen=True, eq=False)
-class ReversedTrigger:
-    """What was found for a label. It is a `Trigger`: (1 - mask) x + mask * pattern, rounded.
+class Stamp:
+    """What is common to triggers that were found: (1 - mask) x + mask * pattern, rounded.
 
-    mask: float32 (H, W), 0..1. pattern: float32 (H, W, C), 0..255. success: share of the images of the step that gave the mask
-    which got the label; the mask is that of the step's end, and may do a little worse. works: whether it was ever enough; if
-    not, mask and pattern are the last ones.
+    mask: float32 (H, W), 0..1. pattern: float32 (H, W, C), 0..255.
+    """
+
+    mask: np.ndarray
+    pattern: np.ndarray
+
+    @property
+    def norm(self) -> float:
+        """L1 norm of the mask: about how many pixels the trigger covers."""
+        return float(self.mask.sum(dtype=np.float64))
+
+    def __call__(self, images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """Stamp every image, uint8 (N, H, W, C); `rng` plays no part."""
+        mask = self.mask[..., None]
+        return np.rint((1 - mask) * images + mask * self.pattern).astype(np.uint8)
+
+
+@dataclass(frozen=True, eq=False)
+class ReversedTrigger(Stamp):
+    """What was found for a label. It is a `Trigger`.
+
+    success: share of the images of the step that gave the mask which got the label; the mask is that of the step's end, and may
+    do a little worse. works: whether it was ever enough; if not, mask and pattern are the last ones.
     history: float32 (steps, 3): cost, success and mean norm in every step.
     """
 
@@ -35,16 +54,6 @@ class ReversedTrigger:
     def name(self) -> str:
         """For tables and files."""
         return f"reversed-{self.label}"
-
-    @property
-    def norm(self) -> float:
-        """L1 norm of the mask: about how many pixels the trigger covers."""
-        return float(self.mask.sum(dtype=np.float64))
-
-    def __call__(self, images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """Stamp every image, uint8 (N, H, W, C); `rng` plays no part."""
-        mask = self.mask[..., None]
-        return np.rint((1 - mask) * images + mask * self.pattern).astype(np.uint8)
 
 
 def latest(triggers: Iterable[ReversedTrigger]) -> list[ReversedTrigger]:
@@ -81,12 +90,22 @@ class Candidates(NamedTuple):
         return cls(mask, pattern, (*zeros, *zeros), tf.zeros(len(labels), tf.int32))
 
     @property
+    def variables(self) -> tuple[tf.Tensor, tf.Tensor]:
+        """What gradients are taken of."""
+        return self.mask, self.pattern
+
+    def changed(self, pixels: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """All images, float32 (N, H, W, C), with each mask and pattern, (L, N, H, W, C); and the L1 norms of the masks, (L,)."""
+        mask, pattern = self.bounded
+        return pixels + mask[:, None, ..., None] * (pattern[:, None] - pixels), tf.reduce_sum(mask, (1, 2))
+
+    @property
     def bounded(self) -> tuple[tf.Tensor, tf.Tensor]:
         """The masks, 0..1, and the patterns, 0..255."""
         mask, pattern = (tf.tanh(one) / (2 - EPSILON) + 0.5 for one in (self.mask, self.pattern))
         return mask, 255.0 * pattern
 
-    def descend(self, gradients: tuple[tf.Tensor, tf.Tensor], rate: float) -> Candidates:
+    def descend(self, gradients: Sequence[tf.Tensor], rate: float) -> Candidates:
         """After an update of Adam by the gradients of mask and pattern before tanh."""
         updates = self.updates + 1
         (mask, pattern), moments = adam((self.mask, self.pattern), gradients, self.moments, updates, rate)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import Any, Callable, NamedTuple
 
@@ -10,6 +11,7 @@ import numpy as np
 import tensorflow as tf
 from tensorflow import keras
 
+from keras_backdoor import distribution, replicas
 from keras_backdoor.classifier import Classifier
 from keras_backdoor.files import BadInput, lookup
 from keras_backdoor.images import ImageSet
@@ -69,14 +71,17 @@ class TriggerInversion:
     ) -> None:
         """clean: images to stamp; their labels play no part. seed: decides their order and where labels start.
 
-        memory: MiB that the labels that are optimised at once may take in the network. precision: in which it computes.
+        memory: MiB that the labels that are optimised at once may take in the network, on each device. precision: in which it
+        computes.
         Raises `BadInput` if the images do not fit the network, or there is no such loss.
         """
         classifier.check(clean, "clean images")
         self._loss = LOSSES[lookup(loss, LOSSES, "loss", f"choose from {', '.join(LOSSES)}")]
-        self._classifier, self._images = classifier, clean.sample()
+        self._classifier = replace(classifier, model=replicas.replicated(classifier.model))
+        self._images = clean.sample()
         self._schedule, self._seed, self._precision = schedule, seed, precision
-        self._at_once = max(1, images_at_once(classifier, memory) // schedule.batch_size)
+        at_once = max(1, images_at_once(classifier, memory) // schedule.batch_size)
+        self._at_once = at_once * distribution.active().replicas
 
     def chunks(self, labels: Sequence[int], progress: Progress = silent) -> Iterator[list[ReversedTrigger]]:
         """The triggers of `labels`, in that order, as many at once as the memory allows.
@@ -160,7 +165,6 @@ class TriggerInversion:
             tf.TensorSpec((schedule.updates, schedule.batch_size, *self._classifier.image_shape), tf.uint8),
         ]
 
-        @tf.function(input_signature=signature)
         def step(state: _State, images: tf.Tensor) -> tuple[_State, tf.Tensor, tf.Tensor]:
             candidates, control = state.candidates, state.control
             hits, norms = tf.zeros_like(state.labels), tf.zeros_like(control.cost)
@@ -175,7 +179,7 @@ class TriggerInversion:
             figures = tf.stack([tf.cast(control.cost, tf.float32), success, tf.cast(norm, tf.float32)], 1)
             return _State(state.labels, candidates, after, best), figures, finished
 
-        return step
+        return replicas.by_rows(step, signature)
 
     def _update(
         self, candidates: Candidates, labels: tf.Tensor, cost: tf.Tensor, images: tf.Tensor

@@ -27,7 +27,7 @@ Papers and code disagree:
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Optional
@@ -37,12 +37,15 @@ import numpy as np
 from keras_backdoor.defenses.nnoculation.cyclegan_networks import IDENTITY_LOSSES, LOSSES, Networks, exchange
 from keras_backdoor.defenses.nnoculation.cyclegan_record import STAGE, Record, check_same_training, samples
 from keras_backdoor.defenses.nnoculation.translator import B_TO_A, Translator, check_images, padded
+from keras_backdoor.distribution import active
 from keras_backdoor.files import BadInput, PathLike
 from keras_backdoor.progress import Progress, silent
 from keras_backdoor.training import check_seed, forget_checkpoint, seed_everything
 
 LOOKS = 2
 """How many looks in a row have to find what is made good enough for the training to end."""
+LEAST = 0.1
+"""Share of good images that has to be reached before the training ends because no look finds more."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +59,7 @@ class CycleGAN:
     blocks: int = 9  # residual blocks of a generator
     discriminator_width: int = 64  # filters of the discriminators' first layer
     epochs: int = 200  # passes over the larger domain
-    batch_size: int = 1  # images of each domain an iteration
+    batch_size: int = 1  # images of each domain an iteration; devices share a multiple of their number
     learning_rate: float = 2e-4  # of Adam, at the start, for all networks
     decay: float = 0.5  # share of the epochs, at the end, over which the rate falls linearly to 0 (the code: 0)
     cycle: float = 10.0  # weight of the cycle losses, lambda
@@ -64,6 +67,7 @@ class CycleGAN:
     pool: int = 50  # images that a pool holds
     look: int = 5  # epochs between two strips of samples, and two looks at whether what is made is good enough
     enough: float = 0.8  # share of the images made from A; above it at two looks in a row, the training ends
+    patience: int = 5  # it ends, too, when the greatest share, 0.1 or more, is so many looks old; 0: never
     seed: int = 0  # decides initial weights, the order of images, and what the pools exchange
 
     def __post_init__(self) -> None:
@@ -76,6 +80,8 @@ class CycleGAN:
             raise BadInput(f"learning rate is {self.learning_rate}, expected a number above 0")
         if not 0 <= self.cycle < np.inf:
             raise BadInput(f"cycle is {self.cycle}, expected a weight of 0 or more")
+        if self.patience < 0:
+            raise BadInput(f"patience is {self.patience}, expected 0 (never) or a number of looks")
         if self.identity < 0:
             raise BadInput(f"identity is {self.identity}, expected 0 (none) or a number of iterations")
         for name in ("decay", "enough"):
@@ -98,7 +104,8 @@ class CycleGAN:
             generators (`Translator.load`). A call with the same arguments after a kill goes on with the last whole epoch and
             ends with the same weights, to the bit; if all was done, it reads the generators.
         progress: told after each epoch, with the means of the losses: squares and distances, without their weights.
-        stop: the share of images that are good enough, 0..1, among those made from all of `a`. Asked every `look` epochs.
+        stop: the share of images that are good enough, 0..1, among those made from all of `a`. Asked every `look` epochs;
+            `learned` says when its answers end the training.
 
         Raises `BadInput` if the images are none of the above, or the folder holds a training with other settings or images.
         """
@@ -123,22 +130,33 @@ class CycleGAN:
             self.pool,
             self.cycle,
             identity=self.identity > 0,
+            setup=active().sharing(self.batch_size),
         )
         translator = Translator(there=networks.generators[1], back=networks.generators[0])
         record = Record(folder, networks)
         for epoch in range(int(record.epoch.numpy()), self.epochs):
-            if record.convincing.numpy() >= LOOKS:
+            if self.learned(record.shares):
                 break
             figures = {"learning_rate": self.rate(epoch), **self._train(networks, domains, epoch)}
             look = (epoch + 1) % self.look == 0 or epoch + 1 == self.epochs
             share = float(stop(translator.a_to_b(a))) if stop and look else None
-            if share is not None:
-                record.convincing.assign(record.convincing + 1 if share > self.enough else 0)
             strip = samples(translator, a, b) if folder and look else None
             record.add({**figures, "share": share}, strip)
             progress(STAGE, epoch + 1, self.epochs, figures if share is None else {**figures, "share": share})
         record.finish(translator)
         return translator
+
+    def learned(self, shares: Sequence[float]) -> bool:
+        """Whether the training ends after looks that found these shares of good images, all of them, in their order.
+
+        It does if the last two are above `enough`; or if the greatest is at least 0.1 and the first one as great was followed by
+        `patience` others. The second rule is for domains of which nobody knows how many images of B are good themselves: what is
+        made can be as good as they are, but need not become better.
+        """
+        if len(shares) >= LOOKS and min(shares[-LOOKS:]) > self.enough:
+            return True
+        best = max(shares, default=0.0)
+        return self.patience > 0 and best >= LEAST and len(shares) - 1 - shares.index(best) >= self.patience
 
     def rate(self, epoch: int) -> float:
         """The learning rate of an epoch, 0-based: constant, then down in equal steps; the last step to 0 comes after the end."""

@@ -10,6 +10,8 @@ from tensorflow import keras
 
 import models_zoo
 from keras_backdoor.defenses.nnoculation.translator import as_inputs
+from keras_backdoor.distribution import ONE_DEVICE, Setup
+from keras_backdoor.replicas import averaged, gathered, on_all, part
 
 Pair = Sequence[tf.Tensor]
 """Something of domain A, and of domain B."""
@@ -27,6 +29,7 @@ class Networks:
 
     shape: (H, W, C) of the images, H and W multiples of 4. width, blocks: of the generators. discriminator_width: of the others.
     pool: images that each pool holds. cycle: weight of the cycle losses. identity: whether there will be an `identity_step`.
+    setup: on whose replicas a batch is spread, which has to be a multiple of their number.
     """
 
     def __init__(
@@ -38,13 +41,24 @@ class Networks:
         pool: int,
         cycle: float,
         identity: bool = False,
+        setup: Setup = ONE_DEVICE,
     ) -> None:
+        with setup.scope():
+            self._make(shape, width, blocks, discriminator_width, pool, identity)
+        self._cycle = cycle
+        self.train_step = on_all(setup, self._train_step)
+        self.identity_step = on_all(setup, self._identity_step)
+
+    def _make(
+        self, shape: tuple[int, ...], width: int, blocks: int, discriminator_width: int, pool: int, identity: bool
+    ) -> None:
+        """Everything that has variables."""
         self.generators = [
             models_zoo.build("cyclegan-generator", input_shape=shape, width=width, blocks=blocks) for _ in "ab"
         ]
         self.discriminators = [models_zoo.build("patchgan", input_shape=shape, width=discriminator_width) for _ in "ab"]
-        self.pools = [tf.Variable(tf.zeros((pool, *shape)), trainable=False) for _ in "ab"]
-        self._cycle = cycle
+        same = tf.VariableAggregation.ONLY_FIRST_REPLICA  # all replicas put the same into a pool
+        self.pools = [tf.Variable(tf.zeros((pool, *shape)), trainable=False, aggregation=same) for _ in "ab"]
         self._made = [variable for model in self.generators for variable in model.trainable_variables]
         self._judging = [variable for model in self.discriminators for variable in model.trainable_variables]
         variables = {"generators": self._made, "discriminators": self._judging}
@@ -60,8 +74,6 @@ class Networks:
             for moment in ("m", "v"):
                 for variable in variables[name]:
                     optimizer.add_slot(variable, moment)
-        self.train_step = tf.function(self._train_step)
-        self.identity_step = tf.function(self._identity_step)
 
     def set_rate(self, rate: float) -> None:
         """Set the learning rate of all optimizers."""
@@ -83,7 +95,7 @@ class Networks:
 
         images: uint8 (n, H, W, C), of A and of B. exchanges: what `exchange` gave for each pool.
         """
-        reals = [as_inputs(batch) for batch in images]
+        reals = [as_inputs(part(batch)) for batch in images]
         with tf.GradientTape() as tape:
             fakes = [generator(real, training=True) for generator, real in zip(self.generators, reals[::-1])]
             with tape.stop_recording():
@@ -94,8 +106,8 @@ class Networks:
             cycled = [generator(fake, training=True) for generator, fake in zip(self.generators, fakes[::-1])]
             cycles = [_distance(image, real) for image, real in zip(cycled, reals)]
             loss = tf.add_n(adversarial) + self._cycle * tf.add_n(cycles)
-        self._optimizers["generators"].apply_gradients(zip(tape.gradient(loss, self._made), self._made))
-        return tf.stack([*judged, *adversarial, *cycles])
+        self._update("generators", tape.gradient(loss, self._made), self._made)
+        return tf.stack(averaged([*judged, *adversarial, *cycles]))
 
     def _train_discriminators(self, images: Pair, answer: float) -> list[tf.Tensor]:
         """One update towards an answer. One of both is the same as one of each: they share nothing."""
@@ -104,27 +116,32 @@ class Networks:
                 _squares(judge(batch, training=True), answer) for judge, batch in zip(self.discriminators, images)
             ]
             loss = DISCRIMINATOR_WEIGHT * tf.add_n(losses)
-        self._optimizers["discriminators"].apply_gradients(zip(tape.gradient(loss, self._judging), self._judging))
+        self._update("discriminators", tape.gradient(loss, self._judging), self._judging)
         return losses
 
     def _identity_step(self, images: Pair) -> tf.Tensor:
         """One update of each generator towards leaving alone what it should make; gives the `IDENTITY_LOSSES` before it."""
-        reals = [as_inputs(batch) for batch in images]
+        reals = [as_inputs(part(batch)) for batch in images]
         with tf.GradientTape() as tape:
             losses = [
                 _distance(generator(real, training=True), real) for generator, real in zip(self.generators, reals)
             ]
             loss = tf.add_n(losses)
-        self._optimizers["identity"].apply_gradients(zip(tape.gradient(loss, self._made), self._made))
-        return tf.stack(losses)
+        self._update("identity", tape.gradient(loss, self._made), self._made)
+        return tf.stack(averaged(losses))
+
+    def _update(self, name: str, gradients: Sequence[tf.Tensor], variables: Sequence[tf.Variable]) -> None:
+        """Apply gradients of the means of a part, or of all, of the batch."""
+        pairs = zip(averaged(gradients), variables)
+        self._optimizers[name].apply_gradients(pairs, experimental_aggregate_gradients=False)
 
     @staticmethod
     def _pass(pool: tf.Variable, fakes: tf.Tensor, exchange: Pair) -> tf.Tensor:
         """What a pool gives for the images made."""
         shown, kept = exchange
-        both = tf.concat([pool, fakes], 0)
+        both = tf.concat([pool, gathered(fakes)], 0)
         pool.assign(tf.gather(both, kept))
-        return tf.gather(both, shown)
+        return tf.gather(both, part(shown))
 
 
 def exchange(stored: int, fresh: int, size: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:

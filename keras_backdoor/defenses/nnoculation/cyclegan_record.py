@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Optional
@@ -43,18 +44,18 @@ def check_same_training(folder: Path, asked: Mapping[str, Any]) -> None:
 class Record:
     """The state of a training, kept in a folder if there is one, and taken up from there.
 
-    epoch: epochs that are done. convincing: how many looks in a row have found what is made good enough.
+    epoch: epochs that are done. shares: of good images among those made, at each look in these epochs.
 
-    Raises `BadInput` if the checkpoint in the folder is damaged.
+    Raises `BadInput` if the checkpoint in the folder is damaged, or its history.
     """
 
     def __init__(self, folder: Optional[Path], networks: Networks) -> None:
         self._folder = folder
         self.epoch = tf.Variable(0, dtype=tf.int64, trainable=False)
-        self.convincing = tf.Variable(0, dtype=tf.int64, trainable=False)
+        self.shares: list[float] = []
         if folder is None:
             return
-        checkpoint = networks.checkpoint(epoch=self.epoch, convincing=self.convincing)
+        checkpoint = networks.checkpoint(epoch=self.epoch)
         self._manager = tf.train.CheckpointManager(checkpoint, str(folder / "checkpoints" / STAGE), max_to_keep=1)
         try:
             checkpoint.restore(self._manager.latest_checkpoint)
@@ -63,15 +64,18 @@ class Record:
                 f"{self._manager.latest_checkpoint}: not a whole checkpoint ({str(error).splitlines()[0]}); "
                 "remove the folder to start again"
             ) from None
+        self.shares = _shares(folder / "history.csv", int(self.epoch.numpy()))
         self._logs = tf.summary.create_file_writer(str(folder / "tensorboard" / STAGE))
 
     def add(self, row: Mapping[str, Optional[float]], strip: Optional[np.ndarray]) -> None:
         """End an epoch: figures to history.csv, samples to samples/epoch-NNNN.png, both to TensorBoard; then the checkpoint.
 
-        row: by name; None where nothing was measured. strip: what `samples` gave, or None.
+        row: by name, `share` among them; None where nothing was measured. strip: what `samples` gave, or None.
         """
         epoch = int(self.epoch.numpy())
         self.epoch.assign(epoch + 1)
+        if row["share"] is not None:
+            self.shares.append(row["share"])
         if self._folder is None:
             return
         with self._logs.as_default(epoch):
@@ -97,6 +101,17 @@ class Record:
         self._logs.close()
         translator.save(self._folder)
         forget_checkpoint(self._folder, STAGE)
+
+
+def _shares(history: Path, epochs: int) -> list[float]:
+    """What the looks of the first `epochs` epochs found; a killed run may have written a row more."""
+    if not history.exists():
+        return []
+    with open(history, newline="", encoding="utf-8") as file:
+        try:
+            return [float(row["share"]) for row in csv.DictReader(file) if int(row["epoch"]) < epochs and row["share"]]
+        except (KeyError, TypeError, ValueError):
+            raise BadInput(f"{history}: damaged; remove the folder to start again") from None
 
 
 def samples(translator: Translator, a: np.ndarray, b: np.ndarray) -> np.ndarray:

@@ -1,6 +1,8 @@
 """When NNoculation's CycleGAN has learned enough: what it makes sends the suspect network where the quarantined images do.
 
 The paper trains for 200 epochs and looks at nothing on the way. This check is ours; it needs nothing that the defender has not.
+How large the share can become, nobody can tell: a generator that learned all that there is makes as many false alarms as are in
+quarantine. So training ends above a share that is convincing anyway, or when no greater one comes (`CycleGAN.learned`).
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ Assumed: clean, labelled images, and a stream of inputs of which some are trigge
 Paper and released code (what concerns one stage is said in its file). The paper repairs both networks, the code the patched one
 alone; here both. The code ends after one round. Neither says what to do if the stream ends before there are enough images: here
 the generator learns from what there is, if that is at least `FEWEST`; else the ensemble stays as it was, which is what an
-innocent network should come to. The check that ends the generator's training early (`flips`) is ours; the paper does without.
+innocent network should come to. What ends the generator's training early (`flips`), and lower rates of treatment, are ours.
 """
 
 from __future__ import annotations
@@ -45,7 +45,6 @@ from keras_backdoor.files import BadInput, PathLike, lookup, read_json, write_js
 from keras_backdoor.images import ImageSet
 from keras_backdoor.metrics import normalised_error
 from keras_backdoor.progress import Progress, silent
-from keras_backdoor.training import forget_checkpoint
 
 FEWEST = 10
 """Quarantined images below which there is nothing to learn from."""
@@ -61,7 +60,8 @@ class NNoculation(PreDeployment):
 
     First as nnoculation-pre, whose options come first. Then the suspect and the patched network watch the streams (--stream) for
     images about which they disagree; a CycleGAN learns to make such images of clean ones; both networks are trained on what it
-    makes, under the true labels. All stages are kept in DIR, and --resume goes on with what is there; --until ends a run early.
+    makes, under the true labels, at the first rate that leaves them as accurate as the patched one was, less --max-drop. All
+    stages are kept in DIR, and --resume goes on with what is there; --until ends a run early.
 
     Raises `BadInput` if a hyper-parameter is out of its range.
     """
@@ -75,14 +75,15 @@ class NNoculation(PreDeployment):
     gan_width: int = 32  # filters of the generators' first layer (the code: 32; the paper's table 18: 64)
     gan_blocks: int = 9  # residual blocks of a generator
     gan_discriminator_width: int = 64  # filters of the discriminators' first layer
-    gan_batch: int = 1  # images of each domain an iteration
+    gan_batch: int = 1  # images of each domain an iteration; devices share a multiple of their number
     gan_rate: float = 2e-4  # learning rate of the CycleGAN
     gan_decay: float = 0.5  # share of its epochs, at the end, over which its rate falls linearly to 0 (the code: 0)
     gan_look: int = 5  # epochs between two looks at what it makes
     early_stop: bool = True  # end when what it makes flips the suspect network; without, after all epochs (the paper)
     flips: float = 0.8  # share that has to flip, at two looks in a row
+    gan_patience: int = 5  # end, too, when the greatest share, 0.1 or more, is so many looks old; 0: never
     treatment_epochs: int = 10  # passes over clean and made images
-    treatment_alpha: float = 1.0  # their learning rate, in multiples of the network's own (the code: 1)
+    treatment_alpha: tuple[float, ...] = (1.0, 0.1)  # shares of its own rate; the largest within max_drop; repeatable
     until: Optional[str] = None  # end after this stage, for now: pre, quarantine or cyclegan; --resume goes on
 
     def __post_init__(self) -> None:
@@ -120,8 +121,9 @@ class NNoculation(PreDeployment):
             arguments, which gives the same networks.
 
         `done` of a round: what `Watched.figures` says of the quarantine; `gan_epochs`; `flip_share`, see `flips.share`;
-        `trigger_error`, where the trigger is known, see `metrics.normalised_error`; accuracy on the images held out as in the
-        grid; and seconds of each stage, in this call: few for one that was there already.
+        `trigger_error`, where the trigger is known, see `metrics.normalised_error`; the `treatment_rate` that was taken for the
+        patched network; accuracy on the images held out as in the grid; and seconds of each stage, in this call: few for one
+        that was there already.
 
         Raises `BadInput` if there is no stream, it or `clean` does not fit the network, or a class has a single image.
         """
@@ -157,7 +159,7 @@ class NNoculation(PreDeployment):
         progress: Progress,
     ) -> Iterator[Step]:
         """The ensemble after each round. lesson, exam: what `split` gave. before: accuracy of the given network on `exam`."""
-        kept = Kept(home, suspect)
+        kept, post = Kept(home, suspect), self._treatment()
         for number in range(1, self.rounds + 1):
             place = home / f"round-{number}"
             done: dict[str, float] = {"round": number}
@@ -175,12 +177,14 @@ class NNoculation(PreDeployment):
                 done |= read_json(place / REVERSAL)
                 if until != CYCLEGAN:
                     with _timed(done, "seconds_treatment"):
+                        least = accuracy_on(patched, exam) - self.max_drop
                         suspect, patched = (
-                            kept.get(name, partial(self._treat, network, treatment, name, place, progress))
+                            kept.get(name, partial(post.treat, network, treatment, exam, least, name, place, progress))
                             for name, network in zip(names, (suspect, patched))
                         )
                     for name in names:
-                        forget_checkpoint(place, name)
+                        post.forget(place, name)
+                    done["treatment_rate"] = read_json(place / f"{names[-1]}.json")["learning_rate"]
             accuracy = accuracy_on(patched, exam)
             done |= {"held_out_accuracy": accuracy, "held_out_drop": before - accuracy}
             last = not enough or number == self.rounds
@@ -218,14 +222,9 @@ class NNoculation(PreDeployment):
         write_json(place / REVERSAL, figures)
         return self._treatment().treatment(lesson, generator)
 
-    def _treat(
-        self, network: Classifier, treatment: ImageSet, name: str, place: Path, progress: Progress
-    ) -> Classifier:
-        return self._treatment().treat(network, treatment, name, place, progress)
-
     def _treatment(self) -> PostDeployment:
-        rate = self.treatment_alpha * self.learning_rate
-        return PostDeployment(rate, self.treatment_epochs, self.batch_size, self.optimizer, self.seed)
+        rates = tuple(alpha * self.learning_rate for alpha in self.treatment_alpha)
+        return PostDeployment(rates, self.treatment_epochs, self.batch_size, self.optimizer, self.seed)
 
     def _cyclegan(self) -> CycleGAN:
         return CycleGAN(
@@ -238,6 +237,7 @@ class NNoculation(PreDeployment):
             decay=self.gan_decay,
             look=self.gan_look,
             enough=self.flips if self.early_stop else 1.0,  # above which no share is
+            patience=self.gan_patience if self.early_stop else 0,
             seed=self.seed,
         )
 

@@ -172,14 +172,14 @@ class PreDeployment(Stepwise):
         for alpha in sorted(set(self.alpha)) if not self.fixed_lr else [1.0]:
             column = [Cell(alpha, gamma) for gamma in (sorted(set(self.gamma)) if self.noise else [0.0])]
             yield column
-            if not found.keys() >= set(column) or all(_above(before - found[cell], self.collapse) for cell in column):
+            if not found.keys() >= set(column) or all(above(before - found[cell], self.collapse) for cell in column):
                 return
 
     def _merit(self, cell: Cell, drop: float) -> tuple[float, ...]:
         """By which cells are compared: of two, the one with the greater merit is taken. drop: accuracy lost."""
         if self.rule == NEAREST:
             return -round(abs(drop - self.max_drop), 9), cell.alpha, cell.gamma
-        if _above(drop, self.max_drop):
+        if above(drop, self.max_drop):
             return 0, -drop, cell.alpha, cell.gamma
         return 1, cell.alpha, cell.gamma
 
@@ -196,7 +196,7 @@ class PreDeployment(Stepwise):
         return Schedule(self.optimizer, alpha * self.learning_rate, self.batch_size, self.epochs)
 
 
-def _above(drop: float, limit: float) -> bool:
+def above(drop: float, limit: float) -> bool:
     """Whether a difference of two shares is above a limit, and not by rounding alone."""
     return drop > limit + 1e-9
 
