@@ -14,11 +14,12 @@ from scipy.special import expit, log_softmax
 from tensorflow import keras
 
 from keras_backdoor.classifier import Classifier
+from keras_backdoor.datasets import write_csaw_hdf5
 from keras_backdoor.defenses import find
 from keras_backdoor.defenses.mntd import shadows as module
 from keras_backdoor.defenses.mntd.jumbo import JumboTrigger, Trojan
 from keras_backdoor.defenses.mntd.meta_classifier import MetaClassifiers, MetaTraining, percentile
-from keras_backdoor.defenses.mntd.mntd import MNTD
+from keras_backdoor.defenses.mntd.mntd import MNTD, bound
 from keras_backdoor.defenses.mntd.queries import Respondent, first_queries, stacked
 from keras_backdoor.defenses.mntd.shadows import Shadows, ShadowTraining
 from keras_backdoor.detection import auc
@@ -415,6 +416,57 @@ def test_a_one_class_verdict_compares_with_innocent_networks(tiny_classifier, ma
     assert not (tmp_path / "unused").exists()
 
 
+def test_the_bound_by_hand():
+    """Mean 2, deviation 1; Student's t with 2 degrees of freedom exceeds 2.91999 in 5 % of cases."""
+    assert bound(np.array([1.0, 2.0, 3.0])) == pytest.approx(2 + 2.91999 * np.sqrt(4 / 3), abs=1e-5)
+
+
+def test_one_innocent_network_in_twenty_is_above_the_bound():
+    scores = np.random.default_rng(0).normal(3, 2, (20_000, 6))
+    above = np.mean([one[-1] > bound(one[:-1]) for one in scores])
+    assert above == pytest.approx(0.05, abs=0.006)
+
+
+@pytest.fixture
+def like(make_set, tmp_path):
+    """A file of 30 other clean images."""
+    write_csaw_hdf5(tmp_path / "like.h5", make_set(30, seed=5))
+    return str(tmp_path / "like.h5")
+
+
+@pytest.mark.parametrize("shift", [-50.0, 4.0])
+def test_networks_like_the_suspect_raise_the_threshold_and_never_lower_it(
+    like, tiny_classifier, make_set, monkeypatch, shift
+):
+    told, seen = [], []
+
+    def scores(metas, networks):
+        seen.append(len(networks[0]))
+        return np.arange(len(networks[0]), dtype=float)[None] + shift * (len(networks[0]) == 3)
+
+    monkeypatch.setattr(MetaClassifiers, "scores", scores)
+    defense = dataclasses.replace(SMALL, like=like, calibrating=3)
+    detector = defense.learn(tiny_classifier, make_set(30), lambda *about: told.append(about[:3]))
+    assert seen[-2:] == [3, 4]
+    assert detector.threshold == pytest.approx(max(0, bound(np.arange(3.0)) + shift))
+    assert np.allclose(np.concatenate([detector.innocent, detector.trojaned]), np.arange(4) - detector.threshold)
+    plain = dataclasses.replace(detector, threshold=0.0)
+    here, there = (one.verdict(tiny_classifier).score for one in (detector, plain))
+    assert here == pytest.approx(there - detector.threshold)
+    assert told[-1] == ("innocent shadow networks", 3, 3)
+
+
+def test_networks_like_the_suspect_take_as_many_steps_and_are_kept(like, tiny_classifier, make_set, tmp_path):
+    defense = dataclasses.replace(SMALL, images=20, like=like, calibrating=2, epochs=4)
+    detector = defense.learn(tiny_classifier, make_set(30), folder=tmp_path)
+    whole = [json.loads(path.read_text()) for path in tmp_path.glob("*/shadows.json")]
+    assert {one["clean"]: one["training"]["epochs"] for one in whole} == {
+        make_set(30, seed=5).fingerprint(): 3,  # 30 images 2.67 times are 20 images 4 times
+        defense.share(make_set(30)).fingerprint(): 4,
+    }
+    assert detector.threshold >= 0
+
+
 # What cannot be used
 
 
@@ -424,6 +476,7 @@ def test_a_one_class_verdict_compares_with_innocent_networks(tiny_classifier, ma
         ({"shadows": 0}, ("shadows is 0", "at least 1")),
         ({"held_out": 0}, ("held_out is 0",)),
         ({"queries": 0}, ("queries is 0",)),
+        ({"calibrating": 1}, ("calibrating is 1", "at least 2")),
         ({"repeats": 0}, ("repeats is 0",)),
         ({"at_once": 0}, ("at_once is 0",)),
         ({"epochs": 0}, ("epochs (0)",)),

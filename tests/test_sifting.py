@@ -12,6 +12,7 @@ from kbd import _method_options
 from keras_backdoor.attacks.poison import poison
 from keras_backdoor.attacks.recipes import recipe
 from keras_backdoor.classifier import Classifier
+from keras_backdoor.datasets import write_csaw_hdf5
 from keras_backdoor.defenses import SIFTING, TRAINING, find
 from keras_backdoor.defenses.activation_clustering import ActivationClustering
 from keras_backdoor.defenses.spectral_signatures import SpectralSignatures
@@ -214,11 +215,12 @@ def test_the_smaller_cluster_is_flagged_where_it_stands_apart(sift, reduction):
 
 def test_shares_silhouette_and_scores_by_hand():
     """Three images at 0, 1, 2 and one at 10 on a line; centres 1 and 10."""
-    scores, share, silhouette = ActivationClustering().clusters(np.array([[0.0], [1.0], [2.0], [10.0]]))
-    np.testing.assert_allclose(scores, [(1 - 10) / 11, -1, (1 - 8) / 9, 1])
-    assert share == 0.25
+    points = np.array([[0.0], [1.0], [2.0], [10.0]])
+    halves = ActivationClustering().clusters(points)
+    np.testing.assert_allclose(halves.scores(points), [(1 - 10) / 11, -1, (1 - 8) / 9, 1])
+    assert halves.share == 0.25
     # mean distance to the own cluster against that to the other one; alone in a cluster counts 0
-    assert silhouette == pytest.approx(((10 - 1.5) / 10 + (9 - 1) / 9 + (8 - 1.5) / 8 + 0) / 4)
+    assert halves.silhouette == pytest.approx(((10 - 1.5) / 10 + (9 - 1) / 9 + (8 - 1.5) / 8 + 0) / 4)
 
 
 def test_each_rule_alone(sift):
@@ -241,13 +243,82 @@ def test_each_rule_alone(sift):
     assert 30 < flagged["heap", "any"] <= 50
 
 
+def test_the_first_components_are_those_of_most_variance():
+    values = np.random.default_rng(0).standard_normal((60, 8)) * [1, 9, 2, 8, 3, 7, 4, 5] + 3
+    reduced = ActivationClustering(components=4)._reduction(values)(values)
+    wanted = np.linalg.svd(values - values.mean(0))[1][:4]
+    np.testing.assert_allclose(np.sqrt((reduced**2).sum(0)), wanted)
+    np.testing.assert_allclose(reduced.mean(0), 0, atol=1e-9)
+
+
+@pytest.fixture
+def sift_trusting(tiny_classifier, monkeypatch, tmp_path):
+    """`sift_trusting(activations, labels, trusted activations, trusted labels)`."""
+
+    def run(activations, labels, seen, truth, reduction="pca"):
+        given = {len(labels): activations, len(truth): seen}
+        both = type("Both", (), {"activations": lambda _, images: np.asarray(given[len(images)], np.float32)})()
+        monkeypatch.setattr("keras_backdoor.defenses.activation_clustering.units", lambda classifier, layer: both)
+        path = tmp_path / "trusted.h5"
+        write_csaw_hdf5(path, ImageSet(np.zeros((len(truth), 8, 8, 1), np.uint8), np.asarray(truth), 3))
+        images = ImageSet(np.zeros((len(labels), 8, 8, 1), np.uint8), np.asarray(labels), 3)
+        return ActivationClustering(reduction=reduction, trusted=str(path)).sift(tiny_classifier, images)
+
+    return run
+
+
+@pytest.mark.parametrize("reduction", ["pca", "ica"])
+def test_trusted_images_find_poison_of_any_share(sift_trusting, reduction):
+    """Class 0 is poisoned for two thirds, class 1 for a fifth; class 2 has two clusters and the trusted images are in both."""
+    activations = groups(
+        (40, (0, 0, 0)), (80, (9, 3, 0)), (80, (0, 5, 0)), (20, (6, 5, 0)), (30, (0, 0, 9)), (90, (5, 0, 9))
+    )
+    labels = np.repeat([0, 1, 2], [120, 100, 120])
+    poisoned = np.repeat([False, True, False, True, False, False], [40, 80, 80, 20, 30, 90])
+    seen = groups((18, (0, 0, 0)), (30, (0, 5, 0)), (8, (0, 0, 9)), (22, (5, 0, 9)), seed=1)
+    found = sift_trusting(activations, labels, seen, np.repeat([0, 1, 2], [18, 30, 30]), reduction)
+    np.testing.assert_array_equal(found.flags, poisoned)
+    np.testing.assert_array_equal(found.scores[labels < 2] > 0, poisoned[labels < 2])
+    np.testing.assert_allclose(found.by_class["share"][:2], [2 / 3, 0.2])
+    np.testing.assert_allclose(found.by_class["trusted"][:2], 0)
+    assert found.by_class["trusted"][2] == pytest.approx(22 / 30)  # 90 of 120 let 22.5 expect, 30 only 7.5
+
+
+def test_a_few_trusted_images_in_it_do_not_clear_a_cluster_and_too_few_condemn_none(sift_trusting):
+    activations, labels = groups((50, (0, 0, 0)), (50, (5, 0, 0))), np.zeros(100)
+    flagged = {}
+    for here, there in ((19, 1), (18, 2), (9, 0), (10, 0)):
+        seen = groups((here, (0, 0, 0)), (there, (5, 0, 0)), seed=1)
+        found = sift_trusting(activations, labels, seen, np.zeros(here + there))
+        flagged[here, there] = int(found.flags.sum())
+    # half of 20 are expected, and a fifth of that is 2; of 9, 4.5 are, and of 10, 5
+    assert flagged == {(19, 1): 50, (18, 2): 0, (9, 0): 0, (10, 0): 50}
+
+
+def test_a_class_without_trusted_images_is_judged_by_size(sift_trusting):
+    activations = groups((80, (0, 0, 0)), (20, (3, 3, 0)), (80, (0, 0, 0)), (20, (3, 3, 0)))
+    found = sift_trusting(activations, np.repeat([0, 1], 100), groups((16, (0, 0, 0)), (4, (3, 3, 0))), np.ones(20))
+    np.testing.assert_array_equal(found.flags, np.arange(200) // 20 == 4)
+    np.testing.assert_allclose(found.by_class["trusted"], [np.nan, 0.2, np.nan])
+
+
+def test_trusted_images_that_do_not_fit_are_refused(lively, make_set, tmp_path, refused):
+    write_csaw_hdf5(tmp_path / "other.h5", make_set(30, (9, 8, 1)))
+    with refused("other.h5", "9x8x1"):
+        ActivationClustering(trusted=str(tmp_path / "other.h5")).sift(lively, make_set(60))
+    with refused("none.h5", "no such file"):
+        ActivationClustering(trusted=str(tmp_path / "none.h5")).sift(lively, make_set(60))
+
+
 def test_components_are_no_more_than_the_activations_span(sift):
     """Ten are asked for; dead neurons and copies of others give none."""
     values = groups((80, (0, 0, 0)), (20, (3, 3, 0)))
     wide = np.concatenate([values, values, np.zeros((100, 20)), np.full((100, 2), 5.0)], axis=1)
     for reduction in ("pca", "ica"):
         defense = ActivationClustering(reduction=reduction)
-        assert defense._reduced(wide).shape == (100, 3)
+        reduce = defense._reduction(np.float32(wide))
+        assert reduce(wide).shape == (100, 3)
+        assert reduce(wide[:7]).shape == (7, 3)
         assert sift(defense, wide, np.zeros(100)).flags.sum() == 20
 
 

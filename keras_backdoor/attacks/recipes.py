@@ -329,6 +329,13 @@ def _variants(recipes: Mapping[str, Recipe]) -> list[Recipe]:
         tca.variant(
             "deepid", "with the network of the papers' table", architecture="deepid/cifar10", expect=tca.expect
         ),
+        tca.variant(
+            "patch",
+            "with the triangle alone as the trigger, on that network: what ABS is made for",
+            architecture="deepid/cifar10",
+            backdoors=all_to_one(YELLOW_TRIANGLE, 7),
+            covers=(),
+        ),
     ]
     for name in ("youtube-sg", "youtube-ls", "youtube-mtsta", "youtube-mtmta"):
         paper = recipes[name]

@@ -17,7 +17,7 @@ from keras_backdoor.report.words import count, percent
 
 TOLD = ("images", "judged", "flagged", "poisoned", "recall", "precision", "false_flags", "by_class")
 SCORE = {
-    "activation-clustering": "how near to the smaller cluster of its class",
+    "activation-clustering": "how near to the suspect cluster of its class",
     "spectral-signatures": "distance along the direction in which its class varies most",
 }
 """What the score of a method measures."""

@@ -9,20 +9,25 @@ Paper and code train 2048 networks of each kind, and choose with 256 more: many 
 one can wait for (--shadows, --held-out), and the verdict says how well it did on the networks that it was not trained on.
 - They draw the defender's images, 2 % of the training set, with replacement; here without.
 - To turn scores into verdicts they take the median score of all suspects, half of which are trojaned, as the threshold. One
-  suspect has no median: it is flagged where the meta-classifier says that it is trojaned rather than not.
+  suspect has no median, and the meta-classifier's own threshold is none: the more images a network was trained on, the more
+  trojaned it looks to one that knows shadow networks alone. With a file of as many images (--like), a few innocent networks are
+  trained on these, and the suspect is flagged if it scores higher than they let expect of another such network.
 - A one-class meta-classifier (--one-class) is trained on innocent networks alone. The code chooses its best epoch with trojaned
   ones; here none are trained.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 from typing import Optional
 
 import numpy as np
 from scipy.special import expit
+from scipy.stats import t
 
 from keras_backdoor.classifier import Classifier
+from keras_backdoor.datasets import read_images
 from keras_backdoor.defenses.mntd.meta_classifier import MetaClassifiers, MetaTraining
 from keras_backdoor.defenses.mntd.queries import Respondent, first_queries, stacked
 from keras_backdoor.defenses.mntd.shadows import INNOCENT, KINDS, Shadows, ShadowTraining
@@ -32,6 +37,9 @@ from keras_backdoor.images import ImageSet
 from keras_backdoor.progress import Progress, silent
 from keras_backdoor.training import seed_everything
 from keras_backdoor.verdict import NetworkVerdict
+
+FALSE_ALARMS = 0.05
+"""Share of innocent networks that `bound` lets through."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +53,8 @@ class MNTD:
 
     shadows: int = 64  # networks of each kind, innocent and trojaned, to learn from (the released code: 2048)
     held_out: int = 16  # more of each kind, to choose the best epoch and to say how good it is (the code: 256)
+    like: Optional[str] = None  # file of clean images, as many as the suspect learned from, that set the threshold
+    calibrating: int = 8  # innocent networks that learn from these, if there are any
     images: int = 1200  # clean images, at most, that they are trained on (the code: 1200 digits)
     epochs: int = 100  # of a shadow network
     batch_size: int = 100  # images a step of a shadow network
@@ -64,6 +74,8 @@ class MNTD:
         for name in ("shadows", "held_out", "images", "queries", "meta_epochs", "repeats", "at_once"):
             if getattr(self, name) < 1:
                 raise BadInput(f"{name} is {getattr(self, name)}, expected at least 1")
+        if self.calibrating < 2:
+            raise BadInput(f"calibrating is {self.calibrating}, expected at least 2 networks, whose scores differ")
 
     def inspect(
         self,
@@ -90,8 +102,7 @@ class MNTD:
         """
         respondent = Respondent(classifier)
         classifier.check(clean, "clean images")
-        chosen = np.sort(np.random.default_rng([self.seed, 0]).permutation(len(clean))[: self.images])
-        share = clean.select(chosen)
+        share = self.share(clean)
         kept = folder if self.cache is None else self.cache
         shadows = Shadows(classifier, share, self._shadow_training(), self.at_once, kept)
         numbers = range(self.shadows + self.held_out)
@@ -113,8 +124,20 @@ class MNTD:
             progress("meta-classifiers", epoch, self.meta_epochs, {})
 
         metas.train(learned, trojaned, held_out, truth, report)
-        scores = metas.scores(held_out).mean(0)
-        return Detector(classifier, metas, self.one_class, scores[~truth], scores[truth])
+        threshold = 0.0
+        if self.like is not None:
+            images = read_images(self.like, classifier.num_classes)
+            classifier.check(images, self.like)
+            steps = replace(self._shadow_training(), epochs=math.ceil(self.epochs * len(share) / len(images)))
+            others = Shadows(classifier, images, steps, self.at_once, kept)
+            networks = others.networks(INNOCENT, range(self.calibrating), progress)
+            threshold = max(0.0, bound(metas.scores(stacked(networks)).mean(0)))
+        scores = metas.scores(held_out).mean(0) - threshold
+        return Detector(classifier, metas, self.one_class, scores[~truth], scores[truth], threshold)
+
+    def share(self, clean: ImageSet) -> ImageSet:
+        """Those of the clean images that shadow networks are trained on."""
+        return clean.select(np.sort(np.random.default_rng([self.seed, 0]).permutation(len(clean))[: self.images]))
 
     def _shadow_training(self) -> ShadowTraining:
         return ShadowTraining(self.epochs, self.batch_size, self.learning_rate, self.seed)
@@ -124,7 +147,8 @@ class MNTD:
 class Detector:
     """What MNTD learned. like: a network of the kind that it judges. metas: the meta-classifiers.
 
-    innocent, trojaned: scores of the held-out networks, float64 (N,); of a one-class detector, `trojaned` is empty.
+    innocent, trojaned: scores of the held-out networks, float64 (N,); of a one-class detector, `trojaned` is empty. threshold:
+    what was subtracted from all scores, so that a network is flagged above 0.
     """
 
     like: Classifier
@@ -132,6 +156,7 @@ class Detector:
     one_class: bool
     innocent: np.ndarray
     trojaned: np.ndarray
+    threshold: float
 
     def verdict(self, suspect: Classifier) -> NetworkVerdict:
         """What it says of a network. Raises `BadInput` if that takes other images, or has other classes, or none at all.
@@ -147,7 +172,14 @@ class Detector:
         scores = self.metas.score(respondent)
         if not np.isfinite(scores).all():
             raise BadInput("MNTD: the network answers the queries with numbers that are not finite")
-        score = float(scores.mean())
+        score = float(scores.mean()) - self.threshold
         probability = float(np.mean(self.innocent < score)) if self.one_class else float(expit(score))
         quality = auc(-self.innocent, -self.trojaned) if len(self.trojaned) else float("nan")
         return NetworkVerdict(score > 0, score, probability, quality, self.innocent, self.trojaned)
+
+
+def bound(scores: np.ndarray) -> float:
+    """What another score exceeds in 5 % of cases, if all are normally distributed. scores: float64 (N,), at least 2."""
+    count = len(scores)
+    spread = scores.std(ddof=1) * np.sqrt(1 + 1 / count)
+    return float(scores.mean() + t.ppf(1 - FALSE_ALARMS, count - 1) * spread)

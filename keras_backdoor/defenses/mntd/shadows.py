@@ -95,6 +95,11 @@ class Shadows:
         self._folder = None if folder is None else Path(folder) / digest[:20]
         self._about = about
 
+    @property
+    def folder(self) -> Optional[Path]:
+        """Where the networks are kept, if they are; named by all that they depend on."""
+        return self._folder
+
     def networks(self, kind: str, numbers: Sequence[int], progress: Progress = silent) -> list[Weights]:
         """The weights of the networks of a kind with these numbers. Raises `BadInput` if the file of one is damaged."""
         lookup(kind, KINDS, "kind of network")
