@@ -247,6 +247,24 @@ def test_a_cell_that_takes_too_much_memory_or_time_is_ended(runner):
     assert not [line for line in (work.folder / "calls.txt").read_text().splitlines() if alive(int(line.split()[1]))]
 
 
+def test_memory_of_children_counts_and_what_they_share_counts_once(runner):
+    behaviour = """
+if method == "strip":
+    import subprocess
+    subprocess.run([sys.executable, "-c", "import time; kept = b'x' * (600 << 20); time.sleep(90)"])
+if method == "nad":
+    kept = b"x" * (300 << 20)
+    if not os.fork():
+        time.sleep(90)
+    time.sleep(2)
+"""
+    work = runner(behaviour, workers=2, limits=Limits(memory=500))
+    work.run(cells("strip", "nad"))
+    status, reason, _ = outcome(work.folder, "strip")
+    assert status == "failed" and reason.startswith("out of memory: took ")
+    assert outcome(work.folder, "nad")[0] == "done"  # though both processes have the 300 MiB
+
+
 def test_a_full_disk_ends_the_bench_and_is_no_cells_failure(runner):
     work = runner('if method == "strip": raise OSError(errno.ENOSPC, "No space left on device")')
     with pytest.raises(OSError, match="No space left"):

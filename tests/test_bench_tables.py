@@ -17,7 +17,7 @@ from test_cli import answer, assert_refused, run
 from keras_backdoor.attacks.recipes import RECIPES
 from keras_backdoor.benchmark import presets, published, tables
 from keras_backdoor.benchmark.cells import NONE
-from keras_backdoor.benchmark.page import filled
+from keras_backdoor.benchmark.page import PLACE, filled
 from keras_backdoor.benchmark.prose import side_by_side
 from keras_backdoor.benchmark.results import read_records, rows
 from keras_backdoor.defenses import DEFENSES, SIFTING, TRAINING
@@ -219,8 +219,10 @@ def test_a_page_gets_the_tables_that_it_names(folder, found, refused):
     )
     text = filled(page)
     tables_there = re.findall(r"<!-- bench table.json -->\n\n(.*?)\n<!-- end -->", text, re.DOTALL)
-    lower = re.sub("^#", "##", (folder / "table.md").read_text(), flags=re.MULTILINE)
-    assert tables_there == [lower, lower] and "\nold\n" not in text
+    notes, heading, rest = (folder / "table.md").read_text().partition("## Side by side\n")
+    lower = re.sub("^#", "##", heading + rest, flags=re.MULTILINE)
+    assert tables_there == [notes.partition("\n\n")[2] + lower, lower] and "\nold\n" not in text
+    assert "Rates in percent" in tables_there[0] and "\n### youtube-mtsta" in tables_there[1]
     assert text.startswith("before\n<!-- bench") and "<!-- end -->\nbetween\n<!-- bench" in text
     page.write_text(text)
     assert filled(page) == text
@@ -230,6 +232,14 @@ def test_a_page_gets_the_tables_that_it_names(folder, found, refused):
     page.write_text("nothing")
     with refused(page, "<!-- bench FILE -->"):
         filled(page)
+
+
+def test_tables_in_the_documentation_are_those_of_its_files():
+    page = ROOT / "docs" / "results.md"
+    named = {page.parent / place["file"] for place in PLACE.finditer(page.read_text(encoding="utf-8"))}
+    assert named == set((page.parent / "results").glob("*/table.json"))
+    if named:
+        assert filled(page) == page.read_text(encoding="utf-8"), f"python -m keras_backdoor.benchmark.page {page}"
 
 
 def test_what_is_no_record_is_named(folder, refused):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Optional
@@ -62,6 +63,12 @@ class _Seeds(_Names):
     multiple=True,
     help="Folder or file that holds a data set, or all of them; without it, the images that ship with a dependency.",
 )
+@click.option(
+    "--networks",
+    metavar="DIR",
+    multiple=True,
+    help="Run folder of kbd train, or a folder of such: what the bench would train and is there is copied; repeatable.",
+)
 @click.option("--epochs", type=click.IntRange(1), help="Epochs of each step of training, instead of the recipes'.")
 @click.option("--limit", type=click.IntRange(1), help="Train on only this many images of each class.")
 @click.option(
@@ -75,13 +82,18 @@ class _Seeds(_Names):
     "--workers", type=click.IntRange(1), help="Cells that run side by side; by default one a core, 4 at most."
 )
 @click.option(
+    "--ray",
+    metavar="ADDRESS",
+    help="Run the cells on the Ray cluster there (auto: that of this machine), --workers or one a processor at a time.",
+)
+@click.option(
     "--timeout", type=click.FloatRange(0, min_open=True), metavar="MINUTES", help="That one cell may take at most."
 )
 @click.option(
     "--memory",
     type=click.IntRange(1),
     metavar="MIB",
-    help="That the process of one cell may hold at most; by default its share of the machine's.",
+    help="That the processes of one cell may hold at most; by default its share of the machine's, none with --ray.",
 )
 @click.option("-o", "--output", metavar="DIR", help="Folder for the results; by default runs/bench-PRESET.")
 @click.option("--resume", is_flag=True, help="Go on in DIR, also with other recipes, defenses and seeds.")
@@ -94,10 +106,12 @@ def bench(
     innocent: Optional[tuple[str, ...]],
     seeds: tuple[int, ...],
     data: tuple[str, ...],
+    networks: tuple[str, ...],
     epochs: Optional[int],
     limit: Optional[int],
     settings: tuple[str, ...],
     workers: Optional[int],
+    ray: Optional[str],
     timeout: Optional[float],
     memory: Optional[int],
     output: Optional[str],
@@ -119,6 +133,7 @@ def bench(
     from keras_backdoor.benchmark.cells import Plan
     from keras_backdoor.benchmark.presets import PRESETS
     from keras_backdoor.benchmark.process import Limits
+    from keras_backdoor.benchmark.ray_cluster import cluster
     from keras_backdoor.benchmark.runner import share_of_memory, usual_workers
     from keras_backdoor.benchmark.tables import told
     from keras_backdoor.defenses import DEFENSES, SIFTING, TRAINING
@@ -137,18 +152,27 @@ def bench(
         chosen.innocent if innocent is None and recipes is None else innocent,
         _settings(settings, chosen.settings, preset),
     )
-    workers = workers or usual_workers()
     folder = output or f"runs/bench-{preset}"
-    found = run_bench(
-        plan,
-        folder,
-        resume=resume,
-        reproduce=command_line(),
-        tell=_tell,
-        workers=workers,
-        limits=Limits(timeout and 60 * timeout, memory or share_of_memory(workers)),
-        again=again,
-    )
+    with contextlib.ExitStack() as stack:
+        elsewhere: dict[str, Any] = {}
+        if ray:
+            start, processors = stack.enter_context(cluster(ray))
+            elsewhere, workers = {"start": start, "words": ()}, min(workers or processors, processors)
+        else:
+            workers = workers or usual_workers()
+            memory = memory or int(share_of_memory(workers))
+        found = run_bench(
+            plan,
+            folder,
+            resume=resume,
+            reproduce=command_line(),
+            tell=_tell,
+            workers=workers,
+            limits=Limits(timeout and 60 * timeout, memory),
+            again=again,
+            networks=networks,
+            **elsewhere,
+        )
     page = build_report(folder, Path(folder) / "table.html")
     if as_json:
         print_json({"folder": folder, "rows": told(found)})

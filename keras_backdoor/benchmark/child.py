@@ -25,9 +25,9 @@ def serve(work: Callable[[Mapping[str, Any]], Mapping[str, Any]]) -> None:
     """Read a job, a JSON object on one line of stdin; write what `work` makes of it as the file `record` of the job; and end.
 
     To the record come `known` of the job, and of this process, imports included: `process_seconds` by the clock, beginning with
-    `started` of the job, `cpu_seconds`, and `peak_memory_mib`, its resident memory. Where there is none, stdout gets one JSON
-    object with `kind` (as above) and `reason`; all else that is printed goes to stderr. stdin has to stay open: when it is
-    closed, the process and its children are killed.
+    `started` of the job, `cpu_seconds`, with those of its children, and `peak_memory_mib`, its own resident memory. Where there
+    is none, stdout gets one JSON object with `kind` (as above) and `reason`; all else that is printed goes to stderr. stdin has
+    to stay open: when it is closed, the process and its children are killed.
     """
     job = json.loads(sys.stdin.readline())
     threading.Thread(target=_end_with_runner, daemon=True).start()
@@ -44,10 +44,11 @@ def serve(work: Callable[[Mapping[str, Any]], Mapping[str, Any]]) -> None:
 
 
 def _cost(started: float) -> dict[str, float]:
-    used = resource.getrusage(resource.RUSAGE_SELF)
+    used, children = map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    cpu = sum(one.ru_utime + one.ru_stime for one in (used, children))
     return {
         "process_seconds": round(time.time() - started, 3),
-        "cpu_seconds": round(used.ru_utime + used.ru_stime, 3),
+        "cpu_seconds": round(cpu, 3),
         "peak_memory_mib": round(used.ru_maxrss / (1 << 20 if sys.platform == "darwin" else 1 << 10), 1),
     }
 

@@ -26,7 +26,12 @@ NOTES = (
 
 def as_markdown(found: Sequence[Marked]) -> str:
     """All notes, a table with a column a network, as in the papers, and one with all figures for each network."""
-    parts = ["# Networks and defenses", *NOTES, "## Side by side", _markdown(side_by_side(found))]
+    return "\n\n".join(["# Networks and defenses", *NOTES, tables_in_markdown(found)])
+
+
+def tables_in_markdown(found: Sequence[Marked]) -> str:
+    """The same without title and notes."""
+    parts = ["## Side by side", _markdown(side_by_side(found))]
     for name, own in by_network(found):
         parts += [f"## {name}", _markdown(_grid(own))]
     failed = [

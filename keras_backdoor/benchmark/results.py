@@ -11,11 +11,13 @@ from typing import Any, Optional
 
 from keras_backdoor.attacks.recipes import RECIPES
 from keras_backdoor.benchmark.cells import NONE, SEED, Cell
+from keras_backdoor.benchmark.trained import TAKEN
 from keras_backdoor.defenses import DEFENSES, SIFTING, TRAINING
 from keras_backdoor.files import TEMPORARY, BadInput, PathLike, read_json
 
 CELLS = "cells"
 DONE = "done"
+COST = ("seconds", "cpu_seconds", "peak_memory_mib")
 ORDER = (NONE, *DEFENSES, *SIFTING, *TRAINING)
 SCALARS = (
     "clean_accuracy_before",
@@ -26,9 +28,7 @@ SCALARS = (
     "recall",
     "precision",
     "false_flags",
-    "seconds",
-    "cpu_seconds",
-    "peak_memory_mib",
+    *COST,
 )
 BY_TRIGGER = (
     "attack_success_before",
@@ -135,14 +135,10 @@ def _expanded(record: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     """A record of a training, which may have made two networks, as one a network."""
     if record["defense"] != NONE or record["status"] != DONE:
         return [record]
+    # What the process has cost is not what training has cost if the network was trained before.
+    cost = dict.fromkeys(COST) if record.get(TAKEN) else {"seconds": record["process_seconds"]}
     return [
-        {
-            **record,
-            "innocent": kind == "innocent",
-            "before": scores,
-            "after": scores,
-            "seconds": record["process_seconds"],
-        }
+        {**record, "innocent": kind == "innocent", "before": scores, "after": scores, **cost}
         for kind, scores in record["networks"].items()
     ]
 

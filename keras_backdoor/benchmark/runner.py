@@ -26,6 +26,8 @@ LOGS = "logs"
 NETWORKS, RUNS = "networks", "runs"
 PATIENCE = 5.0
 """Seconds in which the processes of a runner that was killed have to end."""
+SECOND = 1.0
+"""Seconds that the main thread waits at most: a signal that another thread has caught is heeded by no other."""
 LEAST_SPACE = 1 << 20
 """Bytes; with less, a failure is put down to the full disk, whatever it looked like."""
 
@@ -45,8 +47,9 @@ class Runner:
     """How cells are run.
 
     folder: of the results; record and log of each cell, the run folders of networks and defenses. lock: see `owned`.
-    workers: processes at a time. limits: of each. again: try cells that have failed. words: what starts a process.
-    tell: gets each record when it is written.
+    workers: processes at a time. limits: of each. again: try cells that have failed. networks: places of networks that need not
+    be trained, see `trained.take_over`. words: what starts a process. start: what runs it to its end, `process.run` or what gives
+    and takes the same. tell: gets each record when it is written.
     """
 
     folder: Path
@@ -54,7 +57,9 @@ class Runner:
     workers: int = 1
     limits: Limits = field(default_factory=Limits)
     again: bool = False
+    networks: Sequence[str] = ()
     words: Sequence[str] = field(default_factory=command)
+    start: Callable[..., Optional[Failure]] = run
     tell: Callable[[Mapping[str, Any]], None] = lambda record: None
 
     def run(self, cells: Sequence[Cell]) -> None:
@@ -76,7 +81,7 @@ class Runner:
                     for cell in ready[: self.workers - len(running)]:
                         pending.remove(cell)
                         running[pool.submit(self._try, cell, stop)] = cell
-                    for future in wait(running, return_when=FIRST_COMPLETED).done:
+                    for future in wait(running, SECOND, return_when=FIRST_COMPLETED).done:
                         self._settle(running.pop(future), future.result())
             finally:
                 stop.set()
@@ -98,14 +103,15 @@ class Runner:
             return Failure(FAILED, f"its network is not there ({reason})", attempts=0)
         for attempt in range(1, TRIES + 1):
             job = {
-                "folder": str(self.folder),
+                "folder": str(self.folder.absolute()),
                 "cell": cell.as_json(),
-                "record": str(record_path(self.folder, cell)),
+                "networks": [str(Path(place).absolute()) for place in self.networks],
+                "record": str(record_path(self.folder, cell).absolute()),
                 "known": {**self._known(cell), "status": DONE, "reason": None, "attempts": attempt},
                 "started": time.time(),
             }
-            log = self.folder / LOGS / f"{cell.name}.log"
-            failure = run(self.words, job, log, self.limits, stop, self._environment(), [self.lock])
+            log = self.folder.absolute() / LOGS / f"{cell.name}.log"
+            failure = self.start(self.words, job, log, self.limits, stop, self._environment(), [self.lock])
             if failure is None or failure.kind != FAILED or self._full():
                 break
         return failure and replace(failure, attempts=attempt)

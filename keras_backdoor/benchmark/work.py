@@ -17,17 +17,20 @@ from keras_backdoor.benchmark.cells import NONE, OWN, Cell
 from keras_backdoor.benchmark.child import serve
 from keras_backdoor.benchmark.figures import figures_of
 from keras_backdoor.benchmark.runner import NETWORKS, RUNS
+from keras_backdoor.benchmark.trained import START, TAKEN, take_over
 from keras_backdoor.classifier import Classifier
 from keras_backdoor.defenses import SIFTING, TRAINING, find
 from keras_backdoor.defenses.apply import defend
 from keras_backdoor.defenses.apply_sift import sift
-from keras_backdoor.defenses.described import verbs
+from keras_backdoor.defenses.described import hyper_parameters, verbs
 from keras_backdoor.defenses.nnoculation.stream import Stream
 from keras_backdoor.files import BadInput, read_json
 from keras_backdoor.images import ImageSet
 from keras_backdoor.runs import Run
 from keras_backdoor.training import Schedule
 
+SHARED = "shared"
+"""In a bench folder: what the cells of one defense can use in common, such as shadow networks."""
 STREAMED = 0.2
 """Share of a stream that is triggered: that of NNoculation's code."""
 
@@ -42,23 +45,27 @@ def work(job: Mapping[str, Any]) -> dict[str, Any]:
     cell, home = Cell.from_json(job["cell"]), Path(job["folder"])
     network = home / NETWORKS / cell.network.name
     if cell.defense == NONE:
-        metrics = _train(cell, network)
+        known = network.exists() or take_over(cell, network, job["networks"])
+        metrics = Run(network).read("metrics.json") if known and _finished(network) else _train(cell, network)
         made = {"badnet": metrics.get("badnet"), "innocent": metrics.get("clean")}
         networks = {kind: scores for kind, scores in made.items() if scores}
-        return {"networks": networks, "expect": metrics["expect"], **_provenance(network)}
+        return {"networks": networks, "expect": metrics["expect"], **_provenance(cell, network)}
     folder = home / RUNS / cell.name
     if cell.defense in SIFTING:
         metrics = _sift(cell, network, folder)
     elif cell.defense in TRAINING:
         metrics = _train_defended(cell, network, folder)
     else:
-        metrics = _defend(cell, network, folder)
-    return {**figures_of(metrics), **_provenance(folder)}
+        metrics = _defend(cell, network, folder, home)
+    return {**figures_of(metrics), **_provenance(cell, folder)}
 
 
-def _provenance(folder: Path) -> dict[str, Any]:
+def _provenance(cell: Cell, folder: Path) -> dict[str, Any]:
     record = read_json(folder / "run.json")
-    return {"versions": record["versions"], "reproduce": record["reproduce"], "started": record["started"]}
+    known = {name: record[name] for name in ("versions", "started")}
+    start = record["asked"].get(START)
+    command = record["reproduce"] or _reproduce(cell) + (" --start CLEAN.h5" if start else "")
+    return {**known, "reproduce": command, START: start, TAKEN: record.get(TAKEN)}
 
 
 def _unfinished(folder: Path) -> bool:
@@ -87,7 +94,7 @@ def _train(cell: Cell, folder: Path, **defense: Any) -> dict[str, Any]:
     )
 
 
-def _defend(cell: Cell, network: Path, folder: Path) -> dict[str, Any]:
+def _defend(cell: Cell, network: Path, folder: Path, home: Path) -> dict[str, Any]:
     if _finished(folder):
         return Run(folder).read("metrics.json")
     methods, model = verbs(cell.defense), _model(cell, network)
@@ -103,7 +110,7 @@ def _defend(cell: Cell, network: Path, folder: Path) -> dict[str, Any]:
         shutil.rmtree(folder, ignore_errors=True)
     return defend(
         cell.defense,
-        _defense(cell),
+        _defense(cell, home / SHARED),
         model,
         classifier,
         clean,
@@ -150,8 +157,11 @@ def _finished(folder: Path) -> bool:
     return (folder / "run.json").exists() and Run(folder).finished
 
 
-def _defense(cell: Cell) -> Any:
+def _defense(cell: Cell, shared: Optional[Path] = None) -> Any:
+    """The defense of a cell. shared: where it keeps what other cells can use, if it can."""
     settings = {name: tuple(value) if isinstance(value, list) else value for name, value in cell.settings.items()}
+    if shared and any(one.name == "cache" for one in hyper_parameters(cell.defense)):
+        settings.setdefault("cache", str(shared))
     return find(cell.defense)(**settings)
 
 

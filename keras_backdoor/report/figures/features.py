@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import lru_cache
+from inspect import signature
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -13,6 +15,8 @@ from keras_backdoor.report.drawing import ATTACKS, CLEAN, styled_map
 
 COMPONENTS = 50
 """Principal components that t-SNE starts from, as is usual."""
+STEPS = 500
+"""Of t-SNE's optimisation; with more, a few hundred images do not move any further."""
 LOOKS = ((CLEAN, "o"), (ATTACKS[0][0], "x"), (ATTACKS[1][0], "^"), (ATTACKS[2][0], "s"))
 """Colour and marker of the first kind, the second …; beyond the last, they start again."""
 
@@ -59,9 +63,19 @@ def _principal(features: np.ndarray, count: int) -> np.ndarray:
 
 def _neighbours(features: np.ndarray, seed: int) -> np.ndarray:
     """t-SNE of the rows, (N, 2), from the first two principal components."""
+    return _embedded(features.tobytes(), features.shape, seed)
+
+
+@lru_cache(maxsize=16)
+def _embedded(content: bytes, shape: tuple[int, ...], seed: int) -> np.ndarray:
+    """The same for features, float64, given by their bytes: a page may show those of a network and of copies of it."""
     from sklearn.manifold import TSNE
 
+    features = np.frombuffer(content).reshape(shape)
     spread = features[:, :2].std()
     start = features[:, :2] / (spread or 1) * 1e-4
     perplexity = min(30.0, (len(features) - 1) / 3)
-    return TSNE(perplexity=perplexity, init=start, random_state=seed, n_jobs=1).fit_transform(features)
+    steps = "max_iter" if "max_iter" in signature(TSNE).parameters else "n_iter"  # until scikit-learn 1.4
+    return TSNE(perplexity=perplexity, init=start, random_state=seed, n_jobs=1, **{steps: STEPS}).fit_transform(
+        features
+    )
