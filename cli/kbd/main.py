@@ -17,7 +17,7 @@ from keras_backdoor import __version__
 from keras_backdoor.distribution import WorkerLost
 from keras_backdoor.files import BadInput, lookup, printable
 
-COMMANDS = ("demo", "train", "defend", "eval", "predict", "bench", "zoo", "data", "report", "launch", "env")
+COMMANDS = ("demo", "train", "defend", "eval", "predict", "audit", "bench", "zoo", "data", "report", "launch", "env")
 
 
 class Commands(click.Group):
@@ -54,6 +54,7 @@ def cli(ctx: click.Context, verbose: bool) -> None:
     \b
     Start with        kbd demo
     then, on a file   kbd eval MODEL --clean FILE --poisoned FILE
+    on a stranger's   kbd audit MODEL --clean FILE
     """
     if not verbose:
         # Before TensorFlow is imported, or it talks anyway.

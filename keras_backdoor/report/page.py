@@ -10,8 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Any, Optional, Union
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
 from keras_backdoor.files import BadInput, PathLike, read_json, write_text
 from keras_backdoor.report import bench_words, defense_words, words
 from keras_backdoor.report.album import Album
@@ -21,12 +19,12 @@ from keras_backdoor.report.chapters import chapter
 from keras_backdoor.report.defense_figures import FIGURES
 from keras_backdoor.report.inspection import read_inspection
 from keras_backdoor.report.judgement import judgements_in_short, read_judgement
+from keras_backdoor.report.rendering import TEMPLATES, render
 from keras_backdoor.report.run_folder import RunFolder, read_run
 from keras_backdoor.report.sifting import read_sifting, siftings_in_short
 from keras_backdoor.report.strengths import read_strengths, strengths_in_short
 
 REPORT = "report.html"
-TEMPLATES = Path(__file__).parent / "templates"
 SCRIPT = "tables.js"
 INSIDE = ("", "networks", "runs")
 """Where run folders are in a folder, the last two in one of a bench."""
@@ -108,17 +106,10 @@ def _render(found: Found, album: Album) -> str:
     trained, repairs = found.of("train"), found.of("defend")
     benches = [bench_section(bench, album) for bench in found.benches]
     chapters = _chapters(trained, repairs, album)  # with what room the benches leave
-    environment = Environment(
-        loader=FileSystemLoader(TEMPLATES),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["percent"] = words.percent
     script = (TEMPLATES / SCRIPT).read_text(encoding="utf-8")
     shown = [run for one in chapters for run in one["shown"]]
-    return environment.get_template(REPORT).render(
+    return render(
+        REPORT,
         script=script,
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         benches=benches,
