@@ -162,6 +162,7 @@ def test_the_stages_of_the_released_code():
     assert (defense.shift, defense.mirror, defense.hole) == (4, True, 2)
 
 
+@pytest.mark.slow
 def test_interrupted_in_any_stage_it_ends_with_the_same_weights(digits, tmp_path):
     defense = AntiBackdoorLearning(isolation_epochs=2, isolation_rate=0.1, unlearning_epochs=2)
 

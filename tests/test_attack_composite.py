@@ -84,6 +84,7 @@ def test_an_epoch_has_the_shares_of_the_code(task):
     assert again.fingerprint() == epoch.fingerprint() != other.fingerprint()
 
 
+@pytest.mark.slow
 def test_two_classes_in_one_image_are_the_trigger(digits):
     """On digits in full size: of half of one with half its pixels, too little is left."""
     seed_everything(0)

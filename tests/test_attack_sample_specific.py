@@ -26,6 +26,7 @@ def made(digits):
         return task, *ATTACK(task), small(digits.test), kept[0], reports
 
 
+@pytest.mark.slow
 def test_triggered_images_become_the_target_and_others_do_not(made):
     task, backdoor, test, *_ = made
     clean, attacked, bare = rates(task.classifier, test, backdoor)
@@ -34,6 +35,7 @@ def test_triggered_images_become_the_target_and_others_do_not(made):
     assert bare < 0.1
 
 
+@pytest.mark.slow
 def test_the_residual_is_small_and_another_for_every_image(made):
     _, backdoor, test, *_ = made
     residual = backdoor.trigger(test.images, None).astype(float) - test.images
@@ -56,6 +58,7 @@ def test_the_default_strength_keeps_30_decibel(digits):
     assert -20 * np.log10(largest) > 30.06
 
 
+@pytest.mark.slow
 def test_the_decoder_reads_the_message_back(made):
     task, _, _, (encoder, decoder), reports = made
     assert [report[:3] for report in reports[:10]] == [("encoder", epoch + 1, 10) for epoch in range(10)]
@@ -67,6 +70,7 @@ def test_the_decoder_reads_the_message_back(made):
     assert abs(np.mean((decoder(images).numpy() > 0) == bits) - 0.5) < 0.1  # from the bare image nothing can be read
 
 
+@pytest.mark.slow
 def test_the_trigger_is_a_function_of_image_and_message(made):
     _, backdoor, test, *_ = made
     images = test.images[:50]

@@ -181,7 +181,7 @@ def test_logical_devices_train_the_network_that_one_trains(tmp_path, devices, ca
 @pytest.mark.parametrize(
     ("devices", "cases"),
     [
-        (2, LOOPS),
+        pytest.param(2, LOOPS, marks=pytest.mark.slow),
         pytest.param(2, ("cyclegan",), marks=pytest.mark.slow),
         pytest.param(3, (*LOOPS, "cyclegan"), marks=pytest.mark.slow),  # whose batch three devices cannot share
     ],

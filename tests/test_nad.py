@@ -143,6 +143,7 @@ def test_images_are_moved_mirrored_and_cut_out():
 # --- as a defense ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_it_goes_on_where_it_was_killed_and_leaves_its_input_alone(make_set, tmp_path):
     network, defense = normalised((8, 8, 1), 3, (3, 4), dropout=0.2), AttentionDistillation(**SHORT)
     before = weights(network)

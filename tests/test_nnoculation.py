@@ -245,6 +245,7 @@ def computed(monkeypatch):
     return calls
 
 
+@pytest.mark.slow
 def test_a_run_that_was_stopped_in_every_stage_ends_with_the_same_networks(
     badnet, clean, stream, whole, tmp_path, computed
 ):
@@ -318,6 +319,7 @@ def test_a_stream_that_ends_early_is_enough_if_it_left_ten_images(badnet, clean,
     assert weights(last.classifier) != weights(pre.classifier)
 
 
+@pytest.mark.slow
 def test_a_rate_of_treatment_that_spoils_the_networks_is_given_up_for_the_next(
     badnet, clean, stream, patched, tmp_path
 ):

@@ -167,6 +167,7 @@ def test_a_conjunction_needs_both_triggers(colours, tmp_path):
         assert metrics["badnet"]["cover_accuracy"][cover.trigger.name] > 0.75
 
 
+@pytest.mark.slow
 def test_each_trigger_has_its_own_target(portraits, tmp_path):
     made = small(recipe("youtube-mtmta"), epochs=10)
     metrics = train(made, portraits, tmp_path / "run")
