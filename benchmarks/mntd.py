@@ -46,11 +46,10 @@ def architecture() -> Classifier:
     return Classifier(models_zoo.build("mntd-mnist"), Preprocessing.named("unit"), 10)
 
 
-def together(clean: ImageSet, count: int, at_once: int, precision: str = "float32") -> float:
+def together(clean: ImageSet, count: int, at_once: int) -> float:
     """Seconds a network, of `count` jumbo-trojaned ones, in graphs of `at_once`."""
     started = time.perf_counter()
-    training = ShadowTraining(EPOCHS, precision=precision)
-    Shadows(architecture(), clean, training, at_once).networks("jumbo", range(count))
+    Shadows(architecture(), clean, ShadowTraining(EPOCHS), at_once).networks("jumbo", range(count))
     return (time.perf_counter() - started) / count
 
 
@@ -75,7 +74,6 @@ def table() -> str:
         ("one after the other, the library's training loop", ALONE, baseline),
         ("one at a time, same code", ALONE, together(clean, ALONE, 1)),
         ("together, in one graph", NETWORKS, together(clean, NETWORKS, NETWORKS)),
-        ("together, precision bfloat16", NETWORKS, together(clean, NETWORKS, NETWORKS, "bfloat16")),
     ]
     lines = [
         "### Shadow networks of MNTD",

@@ -161,25 +161,6 @@ def test_the_company_changes_nothing_not_even_with_dropout(clean):
     assert not np.array_equal(together[0][0], other[0][0])
 
 
-@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-def test_networks_are_trained_in_the_precision(tiny_classifier, clean, monkeypatch, precision):
-    make, options = module._trainer, []
-
-    def trainer(*arguments):
-        train = make(*arguments)
-
-        def watched(places):
-            options.append(tf.config.optimizer.get_experimental_options())
-            return train(places)
-
-        return watched
-
-    monkeypatch.setattr(module, "_trainer", trainer)
-    Shadows(tiny_classifier, clean, dataclasses.replace(SHORT, precision=precision)).networks("jumbo", [0])
-    assert [one["auto_mixed_precision_onednn_bfloat16"] for one in options] == [precision == "bfloat16"] * len(options)
-    assert options
-
-
 def test_a_scan_that_was_cut_short_goes_on_to_the_same_bits(tiny_classifier, clean, tmp_path):
     whole = Shadows(tiny_classifier, clean, SHORT).networks("jumbo", range(3))
 
@@ -208,7 +189,6 @@ def test_what_is_kept_is_not_trained_again_and_what_differs_is(tiny_classifier, 
         Shadows(tiny_classifier, make_set(12, seed=1), SHORT, folder=tmp_path),
         Shadows(tiny_classifier, clean, ShadowTraining(3, 5), folder=tmp_path),
         Shadows(raw, clean, SHORT, folder=tmp_path),
-        Shadows(tiny_classifier, clean, dataclasses.replace(SHORT, precision="bfloat16"), folder=tmp_path),
         Shadows(with_dropout(), clean, SHORT, folder=tmp_path),
     )
     for shadows in others:
@@ -503,7 +483,6 @@ def test_networks_like_the_suspect_take_as_many_steps_and_are_kept(like, tiny_cl
         ({"learning_rate": 0.0}, ("learning rate (0.0)", "above 0")),
         ({"learning_rate": float("nan")}, ("learning rate (nan)",)),
         ({"seed": -1}, ("seed is -1",)),
-        ({"precision": "float8"}, ("precision", "float8", "bfloat16")),
     ],
 )
 def test_settings_out_of_range_are_refused(settings, parts, refused):

@@ -65,7 +65,6 @@ class MNTD:
     meta_epochs: int = 10  # passes of a meta-classifier over the networks
     repeats: int = 5  # meta-classifiers, whose scores are averaged
     at_once: int = 32  # shadow networks that are trained together
-    precision: str = "float32"  # in which these are trained; bfloat16 is faster where the processor has it
     cache: Optional[str] = None  # folder where shadow networks are kept and found again, also by other runs
     seed: int = 0  # decides images, weights, trojans and orders
 
@@ -141,7 +140,7 @@ class MNTD:
         return clean.select(np.sort(np.random.default_rng([self.seed, 0]).permutation(len(clean))[: self.images]))
 
     def _shadow_training(self) -> ShadowTraining:
-        return ShadowTraining(self.epochs, self.batch_size, self.learning_rate, self.seed, self.precision)
+        return ShadowTraining(self.epochs, self.batch_size, self.learning_rate, self.seed)
 
 
 @dataclass(frozen=True, eq=False)

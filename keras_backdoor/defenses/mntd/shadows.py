@@ -26,7 +26,6 @@ from keras_backdoor.classifier import Classifier
 from keras_backdoor.defenses.mntd.jumbo import ATTACKS, Trojan
 from keras_backdoor.files import BadInput, PathLike, lookup, write_arrays, write_json
 from keras_backdoor.images import ImageSet
-from keras_backdoor.precision import FLOAT32, PRECISIONS, computed_in
 from keras_backdoor.progress import Progress, silent
 from keras_backdoor.training import check_seed, seed_everything
 
@@ -45,18 +44,16 @@ ABOUT = "shadows.json"
 
 @dataclass(frozen=True)
 class ShadowTraining:
-    """How a shadow network is trained: Adam, cross-entropy. Raises `BadInput` if a setting is out of its range."""
+    """How a shadow network is trained: Adam, cross-entropy. Raises `BadInput` if a number is out of its range."""
 
     epochs: int = 100
     batch_size: int = 100
     learning_rate: float = 1e-3
     seed: int = 0
-    precision: str = FLOAT32
 
     def __post_init__(self) -> None:
         """Check the ranges."""
         check_seed(self.seed)
-        lookup(self.precision, PRECISIONS, "precision", f"choose from {', '.join(PRECISIONS)}")
         if self.epochs < 1 or self.batch_size < 1 or not 0 < self.learning_rate < np.inf:
             raise BadInput(
                 f"epochs ({self.epochs}) and batch size ({self.batch_size}) of the shadow networks must be at least 1, "
@@ -149,8 +146,7 @@ class Shadows:
             for which, order in enumerate(orders):
                 for step, batch in enumerate(order[start : start + STEPS]):
                     places[step, which, : len(batch)] = batch
-            with computed_in(settings.precision):
-                loss = train(places)
+            loss = train(places)
             report((start + len(places)) / total, float(loss))
         return (model.get_weights() for model in models)
 
