@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -304,7 +305,8 @@ def test_a_runner_that_is_killed_takes_its_processes_along_and_can_go_on(tmp_pat
     words = fake('(home / f"{method}.here").touch(); time.sleep(0 if method == "none" else 90)')
     started = [folder / f"{method}.here" for method in ("strip", "nad")]
     given = json.dumps([str(folder), words, [cell.as_json() for cell in cells("strip", "nad")]])
-    process = subprocess.Popen([sys.executable, "-c", RUNNER, given], stderr=subprocess.DEVNULL)
+    heeded = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # which a shell's background processes ignore
+    process = subprocess.Popen([sys.executable, "-c", RUNNER, given], stderr=subprocess.DEVNULL, preexec_fn=heeded)
     until = time.monotonic() + 60
     while not all(path.exists() for path in started) and time.monotonic() < until:
         time.sleep(0.05)
