@@ -229,12 +229,13 @@ def test_two_workers_find_what_one_finds(tmp_path, monkeypatch):
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_a_whole_training_on_two_devices_has_the_rates_of_one(tmp_path):
+@pytest.mark.parametrize("devices", [2, 4])
+def test_a_whole_training_on_several_devices_has_the_rates_of_one(tmp_path, devices):
     """Rounding parts the weights long before the end; clean accuracy and attack success stay within half a point."""
-    run_python(DEVICES, 2, tmp_path / "found.npz", "rates")
-    one, two = computed("rates")["rates"], np.load(tmp_path / "found.npz")["rates/rates"]
+    run_python(DEVICES, devices, tmp_path / "found.npz", "rates")
+    one, several = computed("rates")["rates"], np.load(tmp_path / "found.npz")["rates/rates"]
     assert one.min() > 0.9
-    np.testing.assert_allclose(two, one, atol=0.005)
+    np.testing.assert_allclose(several, one, atol=0.005)
 
 
 def test_on_one_device_a_strategy_changes_no_bit():
