@@ -7,8 +7,8 @@ filter has few numbers: that matrix, shifts, a gamma for each channel, and contr
 
 What makes all pictures flat turns them into one label in any network. So a filter's size is not only how far pixels move: it
 counts how much of an image's structure is lost (`STRUCTURE`). Even so, this tells how easily colours fool a network, not whether
-somebody wanted that: in `gtsrb-fsa` the backdoor's label costs 1.6, and in the network before it was poisoned another label
-costs as much, with 0.96 of images turned, on negatives and noise too.
+somebody wanted that: in the innocent network that `gtsrb-fsa` was made of, a label costs 1.6, with 0.96 of images turned;
+variants of this search found the backdoor's label in `gtsrb-fsa`, but no cheaper.
 """
 
 from __future__ import annotations
